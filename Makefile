@@ -1,0 +1,170 @@
+# Rille: `make run` starts the server, `make test` runs every test. Both install what is missing first.
+#
+# core/*.c becomes one library, lua/rille/core.so, which leaves lua_* undefined: the luajit that loads it serves them.
+
+CC         ?= cc
+CFLAGS     ?= -O2 -g
+PKG_CONFIG ?= pkg-config
+LUAJIT     ?= luajit
+CONF       ?= conf/rille.lua
+JOBS       ?= $(shell nproc)
+
+PREFIX  ?= /usr/local
+BINDIR  ?= $(PREFIX)/bin
+LUADIR  ?= $(PREFIX)/share/lua/5.1
+LIBDIR  ?= $(PREFIX)/lib/lua/5.1
+DATADIR ?= $(PREFIX)/share/rille
+DOCDIR  ?= $(PREFIX)/share/doc/rille
+
+# A sanitizer build sets these three.
+BUILD    ?= build
+CORE     ?= lua/rille/core.so
+SANITIZE ?=
+# make V=1 shows the commands
+Q = $(if $(V),,@echo "  $@";)
+
+# LuaJIT's headers: LUA_INCDIR if luajit.h is there (luarocks may name those of another Lua), else what pkg-config knows.
+LUAJIT_INC = $(if $(wildcard $(LUA_INCDIR)/luajit.h),$(LUA_INCDIR),$(shell $(PKG_CONFIG) --variable=includedir luajit 2>/dev/null))
+NO_HEADERS = luajit.h not found: install libluajit-5.1-dev, or set LUA_INCDIR to the directory that holds it
+WRONG_LUA  = $(shell grep -hsE 'define LUA_VERSION_NUM' $(LUA_INCDIR)/lua.h | grep -v 501)
+
+C_FLAGS = -std=c11 -D_GNU_SOURCE -pthread -fPIC -fvisibility=hidden -Wall -Wextra -Wshadow -Wconversion \
+          -I$(LUAJIT_INC) $(CFLAGS) $(SANITIZE)
+OBJECTS = $(patsubst core/%.c,$(BUILD)/core/%.o,$(wildcard core/*.c)) $(BUILD)/cdef.o
+C_TESTS = $(patsubst spec/c/%.c,$(BUILD)/spec/%,$(wildcard spec/c/*_test.c))
+SPECS   = $(shell find spec -name '*_spec.lua' | LC_ALL=C sort)
+
+.PHONY: all build run test bench check lint fmt asan tsan install uninstall clean deps test-deps core c-tests FORCE
+.DELETE_ON_ERROR:
+
+all: build
+
+# ---- build ----------------------------------------------------------------------------------------------------------
+# Two makes in one tree take turns, so that neither links what the other is still writing.
+
+build:
+	$(if $(WRONG_LUA),$(error Rille runs on LuaJIT, which is Lua 5.1: $(LUA_INCDIR)/lua.h is of another version))
+	$(if $(LUAJIT_INC),,$(error $(NO_HEADERS)))
+	@mkdir -p $(BUILD) && flock $(BUILD)/lock $(MAKE) --no-print-directory -j$(JOBS) core
+
+core: $(CORE)
+	@:
+
+$(CORE): $(OBJECTS)
+	@mkdir -p $(@D)
+	$(Q)$(CC) -shared -pthread $(SANITIZE) -Wl,-Bsymbolic-functions -Wl,-z,nodelete $(LDFLAGS) $^ -lm -o $@.new
+	@mv $@.new $@
+
+# core/export.h makes what rille.h declares visible; everything else stays inside the library.
+$(BUILD)/core/%.o: core/%.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(C_FLAGS) -include core/export.h -MMD -MP -c $< -o $@
+
+# The text of rille.h as Lua sees it, a C string in the library: no declaration is written twice.
+$(BUILD)/cdef.c: core/rille.h Makefile
+	@mkdir -p $(@D)
+	@$(CC) -E -P -DRILLE_CDEF $< -o $(BUILD)/cdef.txt
+	@{ echo '#include "rille.h"'; echo 'const char *rille_cdef(void) { return'; \
+	  sed -e 's/[\\"]/\\&/g' -e 's/.*/"&\\n"/' $(BUILD)/cdef.txt; echo '; }'; } > $@
+
+$(BUILD)/cdef.o: $(BUILD)/cdef.c $(BUILD)/flags
+	$(Q)$(CC) $(C_FLAGS) -Icore -include core/export.h -c $< -o $@
+
+# Rewritten when compiler or flags change, which rebuilds all.
+$(BUILD)/flags: FORCE
+	@mkdir -p $(@D); echo '$(CC) $(C_FLAGS)' | cmp -s - $@ || echo '$(CC) $(C_FLAGS)' > $@
+
+$(BUILD)/spec/%: spec/c/%.c $(OBJECTS)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(C_FLAGS) -Icore -MMD -MP $< $(OBJECTS) -rdynamic $(LDFLAGS) -lcmocka \
+	  $$($(PKG_CONFIG) --libs luajit) -lm -o $@
+
+-include $(wildcard $(BUILD)/core/*.d $(BUILD)/spec/*.d)
+
+# ---- run and test ---------------------------------------------------------------------------------------------------
+
+deps:
+	@.ci/deps run
+
+test-deps:
+	@.ci/deps run test
+
+run: deps build
+	@exec bin/rille run --conf $(CONF)
+
+check: build
+	@bin/rille check --conf $(CONF)
+
+test: test-deps build
+	@flock $(BUILD)/lock $(MAKE) --no-print-directory -j$(JOBS) c-tests
+	@LUAJIT=$(LUAJIT) .ci/tests $(C_TESTS) $(SPECS)
+
+c-tests: $(C_TESTS)
+	@:
+
+# ---- sanitizers -----------------------------------------------------------------------------------------------------
+# The same tests with another library: RILLE_CORE tells lua/rille/core.lua which one. Servers that specs start inherit it.
+
+ASAN = BUILD=build/asan CORE=build/asan/core.so \
+       SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer'
+TSAN = BUILD=build/tsan CORE=build/tsan/core.so SANITIZE=-fsanitize=thread
+
+asan: test-deps
+	@$(MAKE) --no-print-directory build $(ASAN)
+	@$(MAKE) --no-print-directory -j$(JOBS) c-tests $(ASAN)
+	@RILLE_CORE=$(CURDIR)/build/asan/core.so LUAJIT=$(LUAJIT) \
+	  PRELOAD="$$($(CC) -print-file-name=libasan.so):$$($(CC) -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=1:halt_on_error=1:abort_on_error=0:exitcode=99 UBSAN_OPTIONS=print_stacktrace=1 \
+	  LSAN_OPTIONS=suppressions=$(CURDIR)/.ci/lsan.supp:print_suppressions=0 \
+	  .ci/tests $(patsubst build/%,build/asan/%,$(C_TESTS)) $(SPECS)
+
+# C tests that start threads
+RACES = $(sort $(wildcard spec/c/*_race_test.c) $(shell grep -l pthread_create spec/c/*_test.c 2>/dev/null))
+tsan: test-deps
+	@$(MAKE) --no-print-directory build $(TSAN)
+	@$(MAKE) --no-print-directory -j$(JOBS) $(patsubst spec/c/%.c,build/tsan/spec/%,$(RACES)) $(TSAN)
+	@TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 .ci/tests $(patsubst spec/c/%.c,build/tsan/spec/%,$(RACES))
+
+# ---- bench and lint -------------------------------------------------------------------------------------------------
+
+bench: deps build build/bench/echo build/bench/client
+	@LUA_PATH="lua/?.lua;lua/?/init.lua;;" $(LUAJIT) bench/run.lua $(BENCH)
+
+build/bench/echo: bench/baseline/echo.c
+build/bench/client: bench/client.c
+build/bench/%:
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=c11 -D_GNU_SOURCE -pthread -Wall -Wextra -O2 -g $< -lm -o $@
+
+lint:
+	@.ci/deps lint
+	luacheck -q lua spec scripts conf bench rockspec bin/rille
+	cppcheck -q --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
+	  --suppress=missingIncludeSystem -D_GNU_SOURCE -Icore core
+
+fmt:
+	clang-format -i core/*.c core/*.h spec/c/*.c bench/*.c bench/baseline/*.c
+
+# ---- install --------------------------------------------------------------------------------------------------------
+
+MODULES = $(shell cd lua && find rille -name '*.lua')
+DATA    = $(wildcard conf/*.lua scripts/*)
+DOCS    = $(wildcard README.md LICENSE CHANGELOG.md docs/*)
+
+install: build
+	@install -D -m 755 bin/rille "$(DESTDIR)$(BINDIR)/rille"
+	@install -D -m 755 $(CORE) "$(DESTDIR)$(LIBDIR)/rille/core.so"
+	@for f in $(MODULES); do install -D -m 644 lua/$$f "$(DESTDIR)$(LUADIR)/$$f" || exit; done
+	@for f in $(DATA); do install -D -m 644 $$f "$(DESTDIR)$(DATADIR)/$$f" || exit; done
+	@for f in $(DOCS); do install -D -m 644 $$f "$(DESTDIR)$(DOCDIR)/$$f" || exit; done
+
+uninstall:
+	rm -f "$(DESTDIR)$(BINDIR)/rille" "$(DESTDIR)$(LIBDIR)/rille/core.so"
+	@for f in $(MODULES); do rm -f "$(DESTDIR)$(LUADIR)/$$f"; done
+	@for f in $(DATA); do rm -f "$(DESTDIR)$(DATADIR)/$$f"; done
+	@for f in $(DOCS); do rm -f "$(DESTDIR)$(DOCDIR)/$$f"; done
+	@for d in "$(LIBDIR)/rille" "$(LUADIR)/rille" "$(DATADIR)" "$(DOCDIR)"; do \
+	  [ ! -d "$(DESTDIR)$$d" ] || find "$(DESTDIR)$$d" -depth -type d -empty -delete; done
+
+clean:
+	rm -rf build lua/rille/core.so lua/rille/core.so.new

@@ -1,0 +1,93 @@
+-- The numbers as text for people. JSON has the same and more; what is not known is json.null there and n/a here.
+local report = {}
+
+local ROW = "  %-10s %10s %9s %7s %7s %5s %6s %8s %8s %8s %9s\n"
+
+local DISTURBED = 0.02 -- share of a window in which other work had the core
+
+local function fixed(value, digits)
+  return type(value) == "number" and ("%." .. digits .. "f"):format(value) or "n/a"
+end
+
+local function row(name, side)
+  return ROW:format(name, fixed(side.requests_per_second, 0), fixed(side.cpu_us, 3), fixed(side.user_us, 3),
+    fixed(side.system_us, 3), fixed(side.busy * 100, 0) .. "%", fixed(side.waited * 100, 1) .. "%",
+    fixed(side.p50_us, 0), fixed(side.p99_us, 0),
+    fixed(side.p999_us, 0), fixed(side.lua_bytes_per_message, 2))
+end
+
+local function spread(quartiles)
+  return ("%.3f (%.3f .. %.3f)"):format(quartiles.median, quartiles.q1, quartiles.q3)
+end
+
+local function ratio_row(name, ratios)
+  return ("  %-22s CPU %s   rate %s   p99 %s\n"):format(
+    name, spread(ratios.cpu), spread(ratios.rate), spread(ratios.p99))
+end
+
+local function calls_row(tool, name, calls)
+  local names, parts = {}, {}
+  for call, count in pairs(calls) do
+    if call ~= "total" and count >= 0.0005 then names[#names + 1] = call end
+  end
+  table.sort(names, function(a, b)
+    if calls[a] ~= calls[b] then return calls[a] > calls[b] end
+    return a < b
+  end)
+  for i, call in ipairs(names) do parts[i] = ("%s %.3f"):format(call, calls[call]) end
+  local title = ("syscalls (%s) %s"):format(tool, name)
+  return ("  %-26s %.3f a message: %s\n"):format(title, calls.total, table.concat(parts, ", "))
+end
+
+local function echo_text(result, settings, name)
+  local parts = {
+    ("echo %d B, %d connections, %d pairs of %g s\n"):format(
+      result.size, settings.connections, settings.pairs, settings.seconds),
+    ROW:format("", "requests/s", "CPU us/msg", "user", "system", "busy", "waited", "p50 us", "p99 us", "p99.9 us",
+      "Lua B/msg"),
+    row("baseline", result.baseline),
+    row(name, result.server),
+    ratio_row(name .. "/baseline", result.ratio),
+    ratio_row("noise (A/A)", result.noise),
+  }
+  if type(result.syscalls.error) == "string" then
+    parts[#parts + 1] = "  syscalls: " .. result.syscalls.error .. "\n"
+  else
+    parts[#parts + 1] = calls_row(result.syscalls.tool, "baseline", result.syscalls.baseline)
+    parts[#parts + 1] = calls_row(result.syscalls.tool, name, result.syscalls.server)
+  end
+  local waited = math.max(result.baseline.waited, result.server.waited)
+  local client_waited = math.max(result.baseline.client_waited, result.server.client_waited)
+  if math.max(waited, client_waited) > DISTURBED then
+    local text = "  DISTURBED: the server waited %.0f %% and the client %.0f %% of the time for their cores\n"
+    parts[#parts + 1] = text:format(waited * 100, client_waited * 100)
+  end
+  return table.concat(parts)
+end
+
+local function idle_text(name, result)
+  local parts = {}
+  for i, point in ipairs(result.points) do
+    parts[i] = ("%d: %.0f/%.0f"):format(point.connections, point.vm_rss / 1024, point.private / 1024)
+  end
+  local slopes = result.bytes_per_connection
+  local text = ("  %-10s %s\n  %-10s bytes/connection: VmRSS %s, Pss %s, private %s, anonymous %s\n"):format(
+    name, table.concat(parts, "   "), "", fixed(slopes.vm_rss, 0), fixed(slopes.pss, 0), fixed(slopes.private, 0),
+    fixed(slopes.anonymous, 0))
+  if type(result.error) == "string" then text = text .. ("  %-10s %s\n"):format("", result.error) end
+  return text
+end
+
+-- document: what run.lua writes as JSON.
+function report.text(document)
+  local machine, settings, name = document.machine, document.settings, document.server.name
+  local parts = { ("%s, Linux %s; server on core %d, load on core %d\n\n"):format(
+    machine.cpu, machine.kernel, settings.server_core, settings.client_core) }
+  for _, result in ipairs(document.echo) do parts[#parts + 1] = echo_text(result, settings, name) .. "\n" end
+  parts[#parts + 1] = "idle connections: VmRSS/private kB at 0, 1000, 5000, 15000\n"
+  parts[#parts + 1] = idle_text("baseline", document.idle.baseline)
+  parts[#parts + 1] = idle_text(name, document.idle.server)
+  return table.concat(parts)
+end
+
+return report

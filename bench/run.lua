@@ -1,0 +1,133 @@
+-- luajit bench/run.lua, from the root of the repository: runs everything and prints one report. See bench/README.md.
+package.path = "./?.lua;" .. package.path
+jit.off() -- a Ctrl-C reaches the interpreter at once; nothing here is hot
+
+local echo = require "bench.echo"
+local idle = require "bench.idle"
+local json = require "bench.json"
+local posix = require "bench.posix"
+local proc = require "bench.proc"
+local report = require "bench.report"
+local server = require "bench.server"
+local syscalls = require "bench.syscalls"
+local usage = require "bench.usage"
+
+local USAGE = [[
+usage: luajit bench/run.lua [--json] [--pairs N] [--quick] [--server CMD] [--build DIR]
+  --json        one JSON document on stdout instead of the report
+  --pairs N     pairs of windows for each size (15)
+  --quick       3 pairs of 0.3 s windows: is it alive, not how fast is it
+  --server CMD  measure this command instead of Rille; {port} stands for the port on 127.0.0.1
+  --build DIR   where echo and client are (build/bench)
+]]
+local RILLE = "bin/rille run scripts/echo.lua --listen tcp://127.0.0.1:{port} --loops 1"
+local SIZES = { 64, 1024, 16384 }
+
+local function fail(text, status)
+  io.stderr:write(text)
+  os.exit(status)
+end
+
+local function parse(args)
+  local options = { build = "build/bench", command = RILLE, name = "rille" }
+  local i = 1
+  local function value()
+    i = i + 1
+    return args[i] or fail(args[i - 1] .. " needs a value\n" .. USAGE, 2)
+  end
+  while i <= #args do
+    local name = args[i]
+    if name == "--json" then
+      options.json = true
+    elseif name == "--quick" then
+      options.quick = true
+    elseif name == "--pairs" then
+      local pairs_wanted = tonumber(value())
+      if not pairs_wanted or pairs_wanted < 1 or pairs_wanted > 1000 or pairs_wanted % 1 ~= 0 then
+        fail("--pairs takes a whole number from 1 to 1000\n", 1)
+      end
+      options.pairs = pairs_wanted
+    elseif name == "--server" then
+      options.command, options.name = value(), "server"
+    elseif name == "--build" then
+      options.build = value()
+    elseif name == "--help" then
+      io.write(USAGE)
+      os.exit(0)
+    else
+      fail("unknown option " .. name .. "\n" .. USAGE, 2)
+    end
+    i = i + 1
+  end
+  return options
+end
+
+local function settings_of(options)
+  local cores = posix.cores()
+  local quick = options.quick
+  return {
+    build = options.build,
+    pairs = options.pairs or (quick and 3 or 15),
+    seconds = quick and 0.3 or 1,
+    warmup = quick and 0.03 or 0.1, -- of each window, with its fresh connections
+    first_warmup = quick and 0.2 or 1, -- of each server at each size
+    trace_seconds = quick and 0.2 or 0.5,
+    connections = 64,
+    server_core = cores[1],
+    client_core = cores[2] or cores[1],
+  }
+end
+
+local function progress(format, ...)
+  io.stderr:write((format .. "\n"):format(...))
+end
+
+local function measure(options, settings)
+  local core, baseline_command = settings.server_core, settings.build .. "/echo {port}"
+  local document = {
+    version = 1, machine = usage.machine(), settings = settings, echo = {},
+    server = { name = options.name, command = options.command },
+  }
+  local baseline = server.start("baseline", baseline_command, core)
+  local twin = server.start("baseline", baseline_command, core)
+  local tested = server.start(options.name, options.command, core)
+  for i, size in ipairs(SIZES) do
+    progress("echo %d B: %d pairs of %g s, twice", size, settings.pairs, settings.seconds)
+    local result = echo.compare(settings, size, baseline, twin, tested)
+    result.syscalls = syscalls.compare(settings, size, baseline, tested)
+    document.echo[i] = result
+  end
+  tested:stop()
+  twin:stop()
+  baseline:stop()
+  progress("idle connections")
+  document.idle = {
+    baseline = idle.measure(settings, "baseline", baseline_command),
+    server = idle.measure(settings, options.name, options.command),
+  }
+  return document
+end
+
+local options = parse(arg)
+local settings = settings_of(options)
+for _, name in ipairs { "echo", "client" } do
+  local file = io.open(settings.build .. "/" .. name)
+  if not file then fail(settings.build .. "/" .. name .. " is missing: `make bench` builds it\n", 1) end
+  file:close()
+end
+if settings.server_core == settings.client_core then
+  progress("only one core: the server and the load share it, and latencies mean little")
+end
+posix.C.signal(posix.SIGPIPE, require("ffi").cast("void *", 1)) -- ignored: a dead client is seen when it is read
+posix.pin(settings.client_core)
+
+-- Errors that say what went wrong outside come without a position (level 0): a traceback would bury them.
+local function explain(err)
+  if err:find("interrupted!", 1, true) then return "interrupted" end
+  return err:find("^[%w_./]+:%d+: ") and debug.traceback(err, 2) or err
+end
+
+local ok, result = xpcall(measure, explain, options, settings)
+proc.stop_all()
+if not ok then fail(result .. "\n", result == "interrupted" and 130 or 1) end
+io.write(options.json and json.encode(result) .. "\n" or report.text(result))

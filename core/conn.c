@@ -1,0 +1,434 @@
+/*
+ * conn: the life of a connection, from its slot to its end; see conn.h. Reading and writing are in conn_io.c, the calls
+ * that Lua makes in conn_face.c.
+ *
+ * The end has three steps. Something asks for it: close(), the peer's FIN, an error, a time-out. Then the socket goes,
+ * after its output is drained where that is still possible. Then, when no handler runs any more, the state gets CLOSE,
+ * exactly once, and answers with rille_conn_free. rille_conn_settle looks which step is due and is called after anything
+ * that may make one so.
+ */
+#include "conn.h"
+
+#include "loop.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { READ_SIZE_FIRST = 8192 };
+
+static rille_conn *slot_at(const rille_loop *loop, uint32_t slot) {
+  return &loop->slabs[slot / RILLE_CONN_SLAB][slot % RILLE_CONN_SLAB];
+}
+
+rille_conn *rille_conn_at(rille_loop *loop, uint32_t slot) {
+  if (slot >= loop->slab_count * RILLE_CONN_SLAB) return NULL;
+  rille_conn *c = slot_at(loop, slot);
+  return c->flags & RILLE_CONN_USED ? c : NULL;
+}
+
+/* A slab more; its slots go on the free list, lowest first. */
+static bool add_slab(rille_loop *loop) {
+  if (loop->slab_count == RILLE_CONN_SLABS_MAX) return false;
+  rille_conn *slab = calloc(RILLE_CONN_SLAB, sizeof *slab);
+  if (!slab) return false;
+  uint32_t first = loop->slab_count * RILLE_CONN_SLAB;
+  loop->slabs[loop->slab_count++] = slab;
+  for (uint32_t i = 0; i < RILLE_CONN_SLAB; i++) {
+    slab[i].epoch = 1;
+    slab[i].slot = i + 1 < RILLE_CONN_SLAB ? first + i + 1 : UINT32_MAX; /* while free: the next free one */
+  }
+  loop->free_slot = first;
+  return true;
+}
+
+rille_conn *rille_conn_new(rille_loop *loop, rille_service *service, int fd, bool is_socket) {
+  if (loop->free_slot == UINT32_MAX && !add_slab(loop)) return NULL;
+  uint32_t slot = loop->free_slot;
+  rille_conn *c = slot_at(loop, slot);
+  loop->free_slot = c->slot;
+  uint32_t epoch = c->epoch;
+  *c = (rille_conn){
+      .loop = loop,
+      .state = service->state,
+      .service = service,
+      .slot = slot,
+      .epoch = epoch,
+      .fd = fd,
+      .flags = RILLE_CONN_USED | (is_socket ? RILLE_CONN_SOCKET : 0),
+      .read_size = READ_SIZE_FIRST,
+      .high_water = service->high_water,
+      .opened_ms = loop->now_ms,
+      .read_ms = loop->now_ms,
+      .written_ms = loop->now_ms,
+      .timeouts = &service->timeouts,
+  };
+  service->connections++;
+  loop->conn_count++;
+  return c;
+}
+
+static void attach(rille_conn *c) {
+  c->interest = 0;
+  if (c->fd < 0) return;
+  uint32_t events = EPOLLIN | EPOLLRDHUP;
+  int err = rille_poller_add(&c->loop->poller, c->fd, events, rille_poller_data(RILLE_TAG_CONN, c->epoch, c->slot));
+  if (err < 0) {
+    rille_conn_fail(c, err);
+    return;
+  }
+  c->flags |= RILLE_CONN_REGISTERED;
+  c->interest = EPOLLIN;
+}
+
+void rille_conn_start(rille_conn *c) {
+  uint32_t hooks = c->service->hooks;
+  if (hooks & RILLE_HOOK_REQUEST) c->flags |= RILLE_CONN_SERVED;
+  if (hooks & (RILLE_HOOK_PREPARE | RILLE_HOOK_CONNECT)) {
+    c->flags |= RILLE_CONN_OPENING;
+    rille_state_emit(c->state, RILLE_EVENT_OPEN, c->slot, 0);
+  }
+  if (!(hooks & RILLE_HOOK_PREPARE)) rille_conn_admit(c);
+}
+
+void rille_conn_admit(rille_conn *c) {
+  attach(c);
+  rille_conn_arm(c);
+}
+
+void rille_conn_refuse(rille_conn *c) {
+  c->flags &= ~(uint32_t)(RILLE_CONN_OPENING | RILLE_CONN_SERVED);
+  if (c->tasks > 0) c->tasks--;
+  rille_conn_close(c);
+}
+
+void rille_conn_opened(rille_conn *c) {
+  c->flags &= ~(uint32_t)RILLE_CONN_OPENING;
+  if (c->tasks > 0) c->tasks--;
+  rille_conn_release(c);
+  rille_conn_input_changed(c);
+  rille_conn_settle(c);
+}
+
+void rille_conn_enter(rille_conn *c) {
+  c->tasks++;
+}
+
+void rille_conn_leave(rille_conn *c) {
+  if (c->tasks > 0) c->tasks--;
+  rille_conn_settle(c);
+}
+
+/* ---- on_request ------------------------------------------------------------------------------------------------ */
+
+int rille_conn_begin(rille_conn *c) {
+  if (!(c->flags & RILLE_CONN_BUSY)) return 0; /* a stale event */
+  if (c->flags & RILLE_CONN_CLOSING || !(c->flags & RILLE_CONN_SERVED) || rille_conn_input_len(c) == 0) {
+    c->flags &= ~(uint32_t)RILLE_CONN_BUSY;
+    rille_conn_settle(c);
+    return 0;
+  }
+  c->flags &= ~(uint32_t)RILLE_CONN_CONSUMED;
+  c->tasks++;
+  c->loop->messages++;
+  return 1;
+}
+
+int rille_conn_done(rille_conn *c) {
+  c->tasks--;
+  bool consumed = c->flags & RILLE_CONN_CONSUMED || rille_conn_input_held(c) > 0;
+  rille_conn_release(c);
+  if (consumed && c->flags & RILLE_CONN_SERVED && !(c->flags & RILLE_CONN_CLOSING) && rille_conn_input_len(c) > 0) {
+    if (!rille_conn_over_budget(c)) return 1;
+    rille_state_emit_later(c->state, RILLE_EVENT_REQUEST, c->slot, 0);
+    return 0;
+  }
+  c->flags &= ~(uint32_t)RILLE_CONN_BUSY;
+  if (c->fd < 0 || c->flags & (RILLE_CONN_EOF | RILLE_CONN_CLOSING)) rille_conn_settle(c);
+  return 0;
+}
+
+void rille_conn_serve(rille_conn *c, int served) {
+  if (served) {
+    c->flags |= RILLE_CONN_SERVED;
+    rille_conn_input_changed(c);
+    rille_conn_mark_dirty(c); /* it may have ended already */
+  } else {
+    c->flags &= ~(uint32_t)RILLE_CONN_SERVED;
+  }
+}
+
+/* Input, its end or an error arrived: who is to hear of it? */
+void rille_conn_input_changed(rille_conn *c) {
+  uint32_t flags = c->flags;
+  if (flags & RILLE_CONN_READER) {
+    if (flags & RILLE_CONN_WOKEN) return;
+    if (rille_conn_input_len(c) >= c->want || flags & (RILLE_CONN_EOF | RILLE_CONN_CLOSING | RILLE_CONN_FULL) || c->error) {
+      c->flags |= RILLE_CONN_WOKEN;
+      rille_state_emit(c->state, RILLE_EVENT_READ, c->slot, 0);
+    }
+    return;
+  }
+  if (flags & RILLE_CONN_SERVED && !(flags & (RILLE_CONN_BUSY | RILLE_CONN_OPENING | RILLE_CONN_CLOSING)) &&
+      rille_conn_input_len(c) > 0) {
+    c->flags |= RILLE_CONN_BUSY;
+    rille_state_emit(c->state, RILLE_EVENT_REQUEST, c->slot, 0);
+  }
+}
+
+/* ---- the end --------------------------------------------------------------------------------------------------- */
+
+static void drop_socket(rille_conn *c) {
+  if (c->fd < 0) return;
+  close(c->fd); /* takes it out of epoll too */
+  c->fd = -1;
+  c->flags &= ~(uint32_t)(RILLE_CONN_REGISTERED | RILLE_CONN_BLOCKED);
+  c->interest = 0;
+  rille_conn_give_output(c);
+}
+
+/* on_disconnect, once, after on_request had every byte. */
+static void part(rille_conn *c) {
+  if (c->flags & RILLE_CONN_PARTED) return;
+  c->flags |= RILLE_CONN_PARTED;
+  if (!(c->service->hooks & RILLE_HOOK_DISCONNECT && c->flags & RILLE_CONN_SERVED)) return;
+  c->tasks++; /* until the hook has returned */
+  rille_state_emit(c->state, RILLE_EVENT_DISCONNECT, c->slot, 0);
+}
+
+static void finish(rille_conn *c) {
+  int err = c->reason ? c->reason : c->error;
+  if (!err && c->flags & RILLE_CONN_EOF && !(c->flags & RILLE_CONN_CLOSING) && rille_conn_input_len(c) > 0) {
+    err = RILLE_ERR_CLOSED; /* in the middle of a message */
+  }
+  c->flags |= RILLE_CONN_FINISHED;
+  rille_timer_stop(&c->loop->wheel, &c->timer);
+  rille_conn_input_changed(c);
+  rille_conn_wake_writers(c);
+  if (c->flags & RILLE_CONN_KNOWN || c->service->hooks & RILLE_HOOK_CLOSE) {
+    rille_state_emit(c->state, RILLE_EVENT_CLOSE, c->slot, err);
+  } else {
+    rille_conn_free(c);
+  }
+}
+
+/* Output is out: is there input the peer sent that a plain close would answer with RST, taking our last bytes with it? */
+static bool has_unread_input(const rille_conn *c) {
+  if (c->flags & RILLE_CONN_EOF || !(c->flags & RILLE_CONN_SOCKET)) return false;
+  if (c->flags & (RILLE_CONN_FULL | RILLE_CONN_PAUSED)) return true;
+  int waiting = 0;
+  return ioctl(c->fd, FIONREAD, &waiting) == 0 && waiting > 0;
+}
+
+static void end_closing(rille_conn *c) {
+  if (c->flags & RILLE_CONN_LINGERING) {
+    if (c->flags & RILLE_CONN_EOF) drop_socket(c);
+    return;
+  }
+  if (!c->reason && c->timeouts->linger_ms > 0 && has_unread_input(c)) {
+    shutdown(c->fd, SHUT_WR);
+    c->flags |= RILLE_CONN_LINGERING | RILLE_CONN_SHUT_DONE;
+    rille_conn_give_input(c);
+    rille_conn_mark_dirty(c);
+    return;
+  }
+  drop_socket(c);
+}
+
+void rille_conn_settle(rille_conn *c) {
+  if (c->flags & RILLE_CONN_FINISHED) return;
+  bool ended = c->error || c->flags & RILLE_CONN_EOF;
+  if (ended || c->flags & RILLE_CONN_CLOSING) {
+    if (c->flags & RILLE_CONN_READER) rille_conn_input_changed(c);
+    if (c->error || c->fd < 0) rille_conn_wake_writers(c);
+  }
+  if (ended && (rille_conn_input_len(c) == 0 || !(c->flags & (RILLE_CONN_BUSY | RILLE_CONN_OPENING)))) part(c);
+
+  bool quiet = c->tasks == 0 && !(c->flags & (RILLE_CONN_BUSY | RILLE_CONN_OPENING));
+  if (c->fd >= 0) {
+    if (c->error) {
+      drop_socket(c);
+    } else if (rille_conn_output_len(c) == 0) {
+      if (c->flags & RILLE_CONN_CLOSING) end_closing(c);
+      else if (c->flags & RILLE_CONN_EOF && c->flags & RILLE_CONN_SERVED && quiet) drop_socket(c);
+    }
+  }
+  /* One that a script reads by itself stays, socket or not, until the script closes it: there may be bytes left to read. */
+  if (c->fd < 0 && quiet && c->flags & (RILLE_CONN_SERVED | RILLE_CONN_CLOSING)) finish(c);
+}
+
+void rille_conn_fail(rille_conn *c, int err) {
+  if (!c->error) c->error = (int16_t)err;
+  rille_conn_settle(c);
+}
+
+void rille_conn_free(rille_conn *c) {
+  if (c->flags & RILLE_CONN_DEAD) return;
+  drop_socket(c);
+  rille_timer_stop(&c->loop->wheel, &c->timer);
+  rille_conn_give_input(c);
+  rille_conn_give_output(c);
+  c->flags |= RILLE_CONN_DEAD | RILLE_CONN_FINISHED;
+  if (c->flags & RILLE_CONN_DIRTY) return; /* still on that list; rille_conn_tidy moves it on */
+  c->next_dirty = c->loop->dead;
+  c->loop->dead = c;
+}
+
+void rille_conn_bury(rille_conn *c) {
+  rille_loop *loop = c->loop;
+  if (c->flags & RILLE_CONN_OWN_TIMEOUTS) free((void *)(uintptr_t)c->timeouts);
+  c->service->connections--;
+  loop->conn_count--;
+  uint32_t slot = c->slot;
+  c->flags = 0;
+  c->epoch = c->epoch == 0xffffffu ? 1 : c->epoch + 1;
+  c->slot = loop->free_slot;
+  loop->free_slot = slot;
+}
+
+void rille_conn_close(rille_conn *c) {
+  if (c->flags & (RILLE_CONN_CLOSING | RILLE_CONN_FINISHED)) return;
+  c->flags |= RILLE_CONN_CLOSING;
+  c->closing_ms = c->loop->now_ms;
+  rille_conn_mark_dirty(c); /* sends what is there, then settles */
+  rille_conn_arm(c);
+}
+
+void rille_conn_raise(rille_conn *c) {
+  if (!c->reason) c->reason = RILLE_ERR_ERROR;
+  rille_conn_close(c);
+}
+
+void rille_conn_abort(rille_conn *c) {
+  if (c->flags & RILLE_CONN_FINISHED) return;
+  if (c->fd >= 0 && c->flags & RILLE_CONN_SOCKET) {
+    struct linger reset = {.l_onoff = 1, .l_linger = 0};
+    setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+  }
+  drop_socket(c);
+  c->flags |= RILLE_CONN_CLOSING;
+  c->closing_ms = c->loop->now_ms;
+  rille_conn_mark_dirty(c);
+}
+
+void rille_conn_abandon(rille_loop *loop, double id) {
+  uint32_t slot = (uint32_t)((uint64_t)id & 0xfffffu);
+  rille_conn *c = rille_conn_at(loop, slot);
+  if (c && rille_conn_id(c) == id) rille_conn_close(c);
+}
+
+void rille_conn_stop(rille_conn *c, bool force) {
+  if (c->flags & RILLE_CONN_FINISHED) return;
+  if (force) {
+    if (!c->reason) c->reason = RILLE_ERR_SHUTDOWN;
+    c->tasks = 0; /* no handler runs any more */
+    c->flags &= ~(uint32_t)(RILLE_CONN_BUSY | RILLE_CONN_OPENING);
+    rille_conn_abort(c);
+    return;
+  }
+  bool is_idle = c->tasks == 0 && !(c->flags & (RILLE_CONN_BUSY | RILLE_CONN_OPENING)) && rille_conn_input_len(c) == 0;
+  if (!is_idle || c->flags & RILLE_CONN_CLOSING || !(c->flags & RILLE_CONN_SERVED)) return;
+  if (!c->reason) c->reason = RILLE_ERR_SHUTDOWN;
+  rille_conn_close(c);
+}
+
+/* ---- time ------------------------------------------------------------------------------------------------------ */
+
+enum due { DUE_NOTHING, DUE_LINGER, DUE_LIFETIME, DUE_WRITE, DUE_READ, DUE_IDLE_READ, DUE_IDLE_WRITE };
+
+static void earliest(int32_t *left, enum due *due, uint32_t since, uint32_t span, uint32_t now, enum due what) {
+  int32_t rest = (int32_t)(since + span - now);
+  if (*due != DUE_NOTHING && rest >= *left) return;
+  *left = rest;
+  *due = what;
+}
+
+/* What is due next, and in how many ms (0 or less: now). */
+static enum due next_due(const rille_conn *c, int32_t *left) {
+  const rille_timeouts *t = c->timeouts;
+  uint32_t now = c->loop->now_ms;
+  enum due due = DUE_NOTHING;
+  *left = 0;
+  if (c->flags & RILLE_CONN_READER && !(c->flags & RILLE_CONN_WOKEN) && t->read_ms) {
+    earliest(left, &due, c->parked_ms, t->read_ms, now, DUE_READ);
+  }
+  if (c->fd < 0) return due;
+  if (c->flags & RILLE_CONN_CLOSING) {
+    earliest(left, &due, c->closing_ms, t->linger_ms, now, DUE_LINGER);
+    return due;
+  }
+  if (t->lifetime_ms) earliest(left, &due, c->opened_ms, t->lifetime_ms, now, DUE_LIFETIME);
+  if (t->write_ms && c->flags & RILLE_CONN_BLOCKED) earliest(left, &due, c->written_ms, t->write_ms, now, DUE_WRITE);
+  if (t->idle_ms && !(c->flags & RILLE_CONN_IDLE_TOLD)) {
+    bool read_later = (int32_t)(c->read_ms - c->written_ms) >= 0;
+    if (c->service->hooks & RILLE_HOOK_IDLE) {
+      if (read_later) earliest(left, &due, c->written_ms, t->idle_ms, now, DUE_IDLE_WRITE);
+      else earliest(left, &due, c->read_ms, t->idle_ms, now, DUE_IDLE_READ);
+    } else {
+      earliest(left, &due, read_later ? c->read_ms : c->written_ms, t->idle_ms, now, DUE_IDLE_READ);
+    }
+  }
+  return due;
+}
+
+/* One timer a connection, at its nearest deadline. Traffic does not touch it: when it fires too early it is set anew. */
+void rille_conn_arm(rille_conn *c) {
+  if (c->flags & RILLE_CONN_FINISHED) return;
+  int32_t left;
+  if (next_due(c, &left) == DUE_NOTHING) return;
+  uint64_t expiry = c->loop->started_ms + c->loop->now_ms + (uint64_t)(left > 0 ? left : 0);
+  if (rille_timer_is_running(&c->timer) && c->timer.expiry_ms <= expiry) return;
+  rille_timer_start(&c->loop->wheel, &c->timer, expiry);
+}
+
+static void expire(rille_conn *c, enum due due) {
+  bool has_hook = c->service->hooks & RILLE_HOOK_IDLE && c->flags & RILLE_CONN_SERVED;
+  switch (due) {
+    case DUE_READ:
+      c->flags |= RILLE_CONN_READ_LATE | RILLE_CONN_WOKEN;
+      rille_state_emit(c->state, RILLE_EVENT_READ, c->slot, 0);
+      return;
+    case DUE_IDLE_READ:
+    case DUE_IDLE_WRITE:
+      if (has_hook) {
+        c->flags |= RILLE_CONN_IDLE_TOLD;
+        c->tasks++; /* until the hook has returned */
+        rille_state_emit(c->state, RILLE_EVENT_IDLE, c->slot, due == DUE_IDLE_READ ? 1 : 2);
+        return;
+      }
+      /* A handler that computes or waits for something else is no idle connection, one that waits for input is. */
+      if (c->tasks > 0 && !(c->flags & RILLE_CONN_READER)) {
+        c->read_ms = c->loop->now_ms;
+        return;
+      }
+      break;
+    case DUE_LINGER:
+      if (rille_conn_output_len(c) == 0) {
+        drop_socket(c);
+        rille_conn_settle(c);
+        return;
+      }
+      break;
+    default: break;
+  }
+  c->reason = c->reason ? c->reason : RILLE_ERR_TIMEOUT;
+  rille_conn_fail(c, RILLE_ERR_TIMEOUT);
+}
+
+void rille_conn_timer(rille_conn *c) {
+  if (c->flags & RILLE_CONN_FINISHED) return;
+  int32_t left;
+  enum due due = next_due(c, &left);
+  if (due != DUE_NOTHING && left <= 0) expire(c, due);
+  rille_conn_arm(c);
+}
+
+void rille_conn_idle_done(rille_conn *c) {
+  c->flags &= ~(uint32_t)RILLE_CONN_IDLE_TOLD;
+  if ((int32_t)(c->read_ms - c->written_ms) >= 0) c->written_ms = c->loop->now_ms;
+  else c->read_ms = c->loop->now_ms;
+  rille_conn_leave(c);
+  rille_conn_arm(c);
+}

@@ -1,0 +1,361 @@
+/*
+ * conn_face: what Lua calls on a connection; see rille.h for the contract of each and conn.h for the rest. Loop thread only.
+ */
+#include "conn.h"
+#include "log.h"
+#include "loop.h"
+
+#include <errno.h>
+#include <math.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+double rille_conn_id(const rille_conn *c) {
+  return (double)((uint64_t)c->loop->id << 44 | (uint64_t)c->epoch << 20 | c->slot);
+}
+
+uint32_t rille_conn_slot(const rille_conn *c) {
+  return c->slot;
+}
+
+uint32_t rille_conn_service(const rille_conn *c) {
+  return c->service->id;
+}
+
+void rille_conn_know(rille_conn *c) {
+  c->flags |= RILLE_CONN_KNOWN;
+}
+
+/* ---- reading --------------------------------------------------------------------------------------------------- */
+
+static int ended(const rille_conn *c) {
+  if (c->error == RILLE_ERR_RESET) return RILLE_ERR_RESET;
+  /* A connection that the server ended (idle, lifetime, shutdown) is closed to its reader: "timeout" would invite it to go on. */
+  if (c->error || c->fd < 0 || c->flags & (RILLE_CONN_EOF | RILLE_CONN_CLOSING | RILLE_CONN_FINISHED)) return RILLE_ERR_CLOSED;
+  return RILLE_OK;
+}
+
+static int park_reader(rille_conn *c, size_t n) {
+  if (c->flags & RILLE_CONN_READ_LATE) {
+    c->flags &= ~(uint32_t)RILLE_CONN_READ_LATE;
+    return RILLE_ERR_TIMEOUT;
+  }
+  c->flags |= RILLE_CONN_READER;
+  c->want = n;
+  if (c->timeouts->read_ms) {
+    c->parked_ms = c->loop->now_ms;
+    rille_conn_arm(c);
+  }
+  return RILLE_PARK;
+}
+
+/* The input limit: bytes that wait plus bytes that the handler holds. */
+static int check_limit(const rille_conn *c, size_t n) {
+  size_t held = rille_conn_input_held(c);
+  size_t limit = c->service->max_input;
+  if (n <= limit && held <= limit - n) return RILLE_OK;
+  if (held > 0) {
+    rille_log_context context = {.label = c->state->label, .conn = rille_conn_id(c), .loop = c->loop->id};
+    RILLE_LOG_FOR(RILLE_LOG_WARN, &context,
+                  "max_input reached: the handler holds %zu bytes it has read; call conn:release() when done with them",
+                  held);
+  }
+  return RILLE_ERR_TOO_LARGE;
+}
+
+int rille_conn_want(rille_conn *c, double n) {
+  if (!(n >= 0) || floor(n) != n) return RILLE_ERR_INVALID;
+  if (c->flags & RILLE_CONN_READER) return RILLE_ERR_BUSY;
+  size_t length = rille_conn_input_len(c);
+  if (n <= (double)length) {
+    c->flags &= ~(uint32_t)RILLE_CONN_READ_LATE;
+    if (c->flags & RILLE_CONN_EOF) rille_conn_mark_dirty(c);
+    if (!rille_conn_over_budget(c)) return RILLE_OK;
+    c->flags |= RILLE_CONN_READER | RILLE_CONN_WOKEN; /* the others' turn */
+    c->want = (size_t)n;
+    c->ops = 0;
+    rille_state_emit_later(c->state, RILLE_EVENT_READ, c->slot, 0);
+    return RILLE_PARK;
+  }
+  int err = ended(c);
+  if (err) return err;
+  if (n > (double)RILLE_BLOCK_REQUEST_MAX) return RILLE_ERR_TOO_LARGE;
+  err = check_limit(c, (size_t)n);
+  return err ? err : park_reader(c, (size_t)n);
+}
+
+void rille_conn_unwant(rille_conn *c, int for_good) {
+  c->flags &= ~(uint32_t)(RILLE_CONN_READER | RILLE_CONN_WOKEN | (for_good ? RILLE_CONN_READ_LATE : 0));
+  if (for_good) rille_conn_mark_dirty(c);
+}
+
+double rille_conn_len(const rille_conn *c) {
+  return (double)rille_conn_input_len(c);
+}
+
+int rille_conn_next(rille_conn *c, double n, rille_slice *out) {
+  int ready = rille_conn_want(c, n);
+  if (ready != RILLE_OK) return ready;
+  rille_linkbuffer *in = rille_conn_input(c);
+  return in ? rille_linkbuffer_next(in, n, out) : RILLE_ERR_NO_MEMORY;
+}
+
+int rille_conn_read(rille_conn *c, double max, rille_slice *out) {
+  if (!(max >= 1)) return RILLE_ERR_INVALID;
+  int ready = rille_conn_want(c, 1);
+  if (ready != RILLE_OK) return ready;
+  rille_linkbuffer *in = rille_conn_input(c);
+  if (!in) return RILLE_ERR_NO_MEMORY;
+  struct iovec area;
+  rille_linkbuffer_areas(in, &area, 1);
+  double n = (double)area.iov_len;
+  return rille_linkbuffer_next(in, n < max ? n : floor(max), out);
+}
+
+int rille_conn_read_until(rille_conn *c, const char *delim, size_t delim_size, double max, double *scan,
+                          rille_slice *out) {
+  if (delim_size == 0 || !(max >= 1)) return RILLE_ERR_INVALID;
+  if (c->flags & RILLE_CONN_READER) return RILLE_ERR_BUSY;
+  rille_linkbuffer *in = rille_conn_input(c);
+  if (!in) return RILLE_ERR_NO_MEMORY;
+  double at = rille_linkbuffer_index_of(in, delim, delim_size, *scan);
+  double length = rille_linkbuffer_len(in);
+  if (at >= 0) {
+    double n = at + (double)delim_size;
+    if (n > max) return RILLE_ERR_TOO_LARGE;
+    *scan = 0;
+    return rille_conn_next(c, n, out);
+  }
+  if (length >= max) return RILLE_ERR_TOO_LARGE;
+  *scan = length >= (double)delim_size ? length - (double)delim_size + 1 : 0; /* a delimiter may straddle the next arrival */
+  return rille_conn_want(c, length + 1);
+}
+
+int rille_conn_release(rille_conn *c) {
+  if (!c->in) return RILLE_OK;
+  if (rille_linkbuffer_held(c->in) > 0) c->flags |= RILLE_CONN_CONSUMED;
+  rille_linkbuffer_end_borrow(c->in);
+  if (rille_linkbuffer_len(c->in) == 0) rille_conn_give_input(c);
+  if (c->flags & RILLE_CONN_FULL) rille_conn_mark_dirty(c);
+  return RILLE_OK;
+}
+
+/* ---- writing --------------------------------------------------------------------------------------------------- */
+
+static int written(rille_conn *c, int err) {
+  if (err) return err;
+  return rille_conn_output_len(c) > c->high_water ? RILLE_PARK : RILLE_OK;
+}
+
+int rille_conn_write(rille_conn *c, const char *bytes, size_t size) {
+  int err = RILLE_OK;
+  rille_linkbuffer *out = rille_conn_output(c, &err);
+  return out ? written(c, rille_linkbuffer_write(out, bytes, size)) : err;
+}
+
+int rille_conn_write_view(rille_conn *c, const uint8_t *base, uint32_t size, rille_cell *cell, rille_block *block,
+                          uint32_t epoch) {
+  int err = RILLE_OK;
+  rille_linkbuffer *out = rille_conn_output(c, &err);
+  if (!out) return err;
+  rille_slice s = {.base_ = base, .cell_ = cell, .block_ = block, .size_ = size, .epoch_ = epoch};
+  return written(c, rille_linkbuffer_write_slice(out, &s));
+}
+
+int rille_conn_write_buffer(rille_conn *c, rille_linkbuffer *from) {
+  int err = RILLE_OK;
+  rille_linkbuffer *out = rille_conn_output(c, &err);
+  return out ? written(c, rille_linkbuffer_write_buffer(out, from)) : err;
+}
+
+double rille_conn_pending(const rille_conn *c) {
+  return (double)rille_conn_output_len(c);
+}
+
+int rille_conn_wait_output(rille_conn *c, double level) {
+  if (rille_conn_output_len(c) == 0 && !(c->flags & RILLE_CONN_BROKEN) && c->fd >= 0) return RILLE_OK;
+  if (c->fd < 0 || c->flags & RILLE_CONN_BROKEN) return c->error == RILLE_ERR_TIMEOUT ? RILLE_ERR_TIMEOUT
+                                                        : c->error == RILLE_ERR_RESET ? RILLE_ERR_RESET
+                                                                                      : RILLE_ERR_CLOSED;
+  if (level < 0) level = c->high_water / 2;
+  if ((double)rille_conn_output_len(c) <= level) return RILLE_OK;
+  size_t drain_to = level > 0 ? (size_t)level : 0;
+  if (!(c->flags & RILLE_CONN_WRITER) || drain_to > c->drain_to) c->drain_to = drain_to;
+  c->flags |= RILLE_CONN_WRITER;
+  return RILLE_PARK;
+}
+
+int rille_conn_flush(rille_conn *c) {
+  if (!(c->flags & RILLE_CONN_BLOCKED)) {
+    int err = rille_conn_send(c);
+    if (err) return err;
+  }
+  return rille_conn_wait_output(c, 0);
+}
+
+/* ---- the rest -------------------------------------------------------------------------------------------------- */
+
+int rille_conn_shutdown(rille_conn *c) {
+  int err = c->fd < 0 || c->flags & RILLE_CONN_CLOSING ? RILLE_ERR_CLOSED : RILLE_OK;
+  if (err || !(c->flags & RILLE_CONN_SOCKET)) return err ? err : RILLE_ERR_NOT_SUPPORTED;
+  c->flags |= RILLE_CONN_SHUT;
+  rille_conn_mark_dirty(c);
+  return RILLE_OK;
+}
+
+int rille_conn_detach(rille_conn *c) {
+  if (c->fd < 0 || c->flags & RILLE_CONN_CLOSING) return RILLE_ERR_CLOSED;
+  if (rille_conn_output_len(c) > 0) return RILLE_ERR_BUSY;
+  int fd = c->fd;
+  if (c->flags & RILLE_CONN_REGISTERED) rille_poller_remove(&c->loop->poller, fd);
+  c->fd = -1;
+  c->interest = 0;
+  c->flags &= ~(uint32_t)(RILLE_CONN_REGISTERED | RILLE_CONN_BLOCKED);
+  c->flags |= RILLE_CONN_CLOSING | RILLE_CONN_PARTED;
+  rille_conn_mark_dirty(c);
+  return fd;
+}
+
+void rille_conn_pause(rille_conn *c, int paused) {
+  if (paused) c->flags |= RILLE_CONN_PAUSED;
+  else c->flags &= ~(uint32_t)RILLE_CONN_PAUSED;
+  rille_conn_mark_dirty(c);
+}
+
+int rille_conn_is_active(const rille_conn *c) {
+  return c->fd >= 0 && !c->error &&
+         !(c->flags & (RILLE_CONN_EOF | RILLE_CONN_CLOSING | RILLE_CONN_FINISHED | RILLE_CONN_BROKEN));
+}
+
+static uint32_t *timeout_of(rille_timeouts *t, int setting) {
+  switch (setting) {
+    case RILLE_SET_READ: return &t->read_ms;
+    case RILLE_SET_WRITE: return &t->write_ms;
+    case RILLE_SET_IDLE: return &t->idle_ms;
+    case RILLE_SET_LIFETIME: return &t->lifetime_ms;
+    case RILLE_SET_LINGER: return &t->linger_ms;
+    default: return NULL;
+  }
+}
+
+/* A span in ms as the 32-bit connection clock can hold it: at most 24 days, and never rounded down to none. */
+static uint32_t span_of(double value) {
+  if (value > 0 && value < 1) return 1;
+  return value > (double)INT32_MAX ? (uint32_t)INT32_MAX : (uint32_t)value;
+}
+
+int rille_service_set(rille_service *service, int setting, double value) {
+  if (!(value >= 0)) return RILLE_ERR_INVALID;
+  uint32_t *timeout = timeout_of(&service->timeouts, setting);
+  if (timeout) {
+    *timeout = span_of(value);
+    return RILLE_OK;
+  }
+  if (value > (double)UINT32_MAX) return RILLE_ERR_INVALID;
+  switch (setting) {
+    case RILLE_SET_MAX_INPUT: service->max_input = (uint32_t)value; break;
+    case RILLE_SET_HIGH_WATER: service->high_water = (uint32_t)value; break;
+    case RILLE_SET_NODELAY: service->nodelay = value != 0; break;
+    case RILLE_SET_KEEPALIVE: service->keepalive_s = (uint32_t)value; break;
+    default: return RILLE_ERR_INVALID;
+  }
+  return RILLE_OK;
+}
+
+int rille_conn_set(rille_conn *c, int setting, double value) {
+  if (!(value >= 0)) return RILLE_ERR_INVALID;
+  if (timeout_of(&(rille_timeouts){0}, setting)) {
+    if (!(c->flags & RILLE_CONN_OWN_TIMEOUTS)) {
+      rille_timeouts *own = malloc(sizeof *own);
+      if (!own) return RILLE_ERR_NO_MEMORY;
+      *own = *c->timeouts;
+      c->timeouts = own;
+      c->flags |= RILLE_CONN_OWN_TIMEOUTS;
+    }
+    *timeout_of((rille_timeouts *)(uintptr_t)c->timeouts, setting) = span_of(value);
+    rille_conn_arm(c);
+    return RILLE_OK;
+  }
+  if (setting == RILLE_SET_HIGH_WATER) {
+    if (value > (double)UINT32_MAX) return RILLE_ERR_INVALID;
+    c->high_water = (uint32_t)value;
+    return RILLE_OK;
+  }
+  if (setting != RILLE_SET_NODELAY) return RILLE_ERR_INVALID;
+  if (c->fd < 0) return RILLE_ERR_CLOSED;
+  if (c->peer.family == AF_UNIX) return RILLE_ERR_NOT_SUPPORTED;
+  int on = value != 0;
+  return setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) == 0 ? RILLE_OK : RILLE_ERR_NOT_SUPPORTED;
+}
+
+int rille_conn_keepalive(rille_conn *c, int idle_s, int interval_s, int count) {
+  if (idle_s < 0 || interval_s < 0 || count < 0) return RILLE_ERR_INVALID;
+  if (c->fd < 0) return RILLE_ERR_CLOSED;
+  if (!(c->flags & RILLE_CONN_SOCKET) || c->peer.family == AF_UNIX) return RILLE_ERR_NOT_SUPPORTED;
+  int on = idle_s > 0;
+  bool ok = setsockopt(c->fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on) == 0;
+  if (on) ok = ok && setsockopt(c->fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s) == 0;
+  if (on && interval_s) ok = ok && setsockopt(c->fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof interval_s) == 0;
+  if (on && count) ok = ok && setsockopt(c->fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count) == 0;
+  return ok ? RILLE_OK : RILLE_ERR_INVALID;
+}
+
+void rille_conn_trace(rille_conn *c, int on) {
+  if (on) c->flags |= RILLE_CONN_TRACE;
+  else c->flags &= ~(uint32_t)RILLE_CONN_TRACE;
+}
+
+size_t rille_conn_peer(const rille_conn *c, char *to, size_t size) {
+  return rille_peer_format(&c->peer, to, size);
+}
+
+size_t rille_conn_local(const rille_conn *c, char *to, size_t size) {
+  struct sockaddr_storage storage;
+  socklen_t length = sizeof storage;
+  rille_address address;
+  if (c->fd < 0 || getsockname(c->fd, (struct sockaddr *)&storage, &length) != 0) return 0;
+  if (rille_address_from_sockaddr(&address, (struct sockaddr *)&storage, length) < 0) return 0;
+  return rille_address_format(&address, to, size);
+}
+
+/* ---- connections that scripts make ----------------------------------------------------------------------------- */
+
+rille_conn *rille_conn_adopt(rille_service *service, int fd, int *err) {
+  rille_loop *loop = service->state->loop;
+  struct sockaddr_storage storage;
+  socklen_t length = sizeof storage;
+  bool is_socket = getpeername(fd, (struct sockaddr *)&storage, &length) == 0;
+  if (!is_socket && errno == ENOTCONN) {
+    *err = RILLE_ERR_INVALID; /* a listener, or a socket that is not connected */
+    return NULL;
+  }
+  *err = rille_fd_prepare(fd);
+  if (*err < 0) return NULL;
+  rille_conn *c = rille_conn_new(loop, service, fd, is_socket);
+  if (!c) {
+    *err = RILLE_ERR_NO_MEMORY;
+    return NULL;
+  }
+  if (is_socket) rille_peer_from_sockaddr(&c->peer, (struct sockaddr *)&storage, length);
+  rille_conn_admit(c);
+  if (!c->error) return c;
+  *err = c->error;
+  c->fd = -1; /* still the caller's */
+  rille_conn_free(c);
+  return NULL;
+}
+
+int rille_conn_pair(rille_service *service, rille_conn *pair[2]) {
+  int fds[2];
+  int err = RILLE_OK;
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) != 0) return rille_err_from_errno(errno);
+  pair[0] = rille_conn_adopt(service, fds[0], &err);
+  pair[1] = pair[0] ? rille_conn_adopt(service, fds[1], &err) : NULL;
+  if (pair[1]) return RILLE_OK;
+  if (pair[0]) rille_conn_free(pair[0]);
+  else close(fds[0]);
+  close(fds[1]);
+  return err;
+}

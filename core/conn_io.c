@@ -1,0 +1,360 @@
+/*
+ * conn_io: what goes between a connection's socket and its LinkBuffers; see conn.h. Loop thread only.
+ *
+ * For a ready connection the order is write, read, end, so that bytes which came before a FIN or RST are handed on
+ * before the end is. One read a turn: level-triggered epoll reports again what is left, after the others had theirs.
+ */
+#include "conn.h"
+#include "log.h"
+#include "loop.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum {
+  READ_SIZE_MIN = 2048,
+  READ_SIZE_MAX = 256 << 10,
+  SPARSE_READS = 32, /* so many in a row and the read size is halved */
+  AREAS_MAX = 64,
+  SENDS_A_TURN = 4,
+  OPS_BETWEEN_LOOKS = 16, /* at the clock */
+  OPS_A_TURN = 1024
+};
+
+/* ---- buffers come with bytes and go with them ------------------------------------------------------------------ */
+
+size_t rille_conn_input_len(const rille_conn *c) {
+  return c->in ? (size_t)rille_linkbuffer_len(c->in) : 0;
+}
+
+size_t rille_conn_input_held(const rille_conn *c) {
+  return c->in ? rille_linkbuffer_held(c->in) : 0;
+}
+
+size_t rille_conn_output_len(const rille_conn *c) {
+  return c->out ? (size_t)(rille_linkbuffer_len(c->out) + rille_linkbuffer_malloc_len(c->out)) : 0;
+}
+
+void rille_conn_give_input(rille_conn *c) {
+  if (c->in) rille_loop_buffer_give(c->loop, c->in);
+  c->in = NULL;
+}
+
+void rille_conn_give_output(rille_conn *c) {
+  if (c->out) rille_loop_buffer_give(c->loop, c->out);
+  c->out = NULL;
+}
+
+rille_linkbuffer *rille_conn_input(rille_conn *c) {
+  if (!c->in) c->in = rille_loop_buffer_take(c->loop);
+  if (c->flags & RILLE_CONN_EOF) rille_conn_mark_dirty(c); /* the last byte may be taken: on_disconnect is next */
+  return c->in;
+}
+
+rille_linkbuffer *rille_conn_output(rille_conn *c, int *err) {
+  if (c->fd < 0 || c->flags & (RILLE_CONN_CLOSING | RILLE_CONN_SHUT | RILLE_CONN_BROKEN)) {
+    *err = c->error == RILLE_ERR_RESET ? RILLE_ERR_RESET : RILLE_ERR_CLOSED;
+    return NULL;
+  }
+  if (!c->out) {
+    c->out = rille_loop_buffer_take(c->loop);
+    if (!c->out) {
+      *err = RILLE_ERR_NO_MEMORY;
+      return NULL;
+    }
+  }
+  rille_conn_mark_dirty(c);
+  return c->out;
+}
+
+void rille_conn_mark_dirty(rille_conn *c) {
+  if (c->flags & (RILLE_CONN_DIRTY | RILLE_CONN_DEAD)) return;
+  c->flags |= RILLE_CONN_DIRTY;
+  c->next_dirty = c->loop->dirty;
+  c->loop->dirty = c;
+}
+
+/* ---- shares ---------------------------------------------------------------------------------------------------- */
+
+/* True when this connection had its share of the turn: so many messages or reads, or so much time since it began to be
+ * served. The clock is looked at seldom; a handler that takes long between two looks is over at the next one. */
+bool rille_conn_over_budget(rille_conn *c) {
+  rille_loop *loop = c->loop;
+  if (c->turn != (uint32_t)loop->turn) {
+    c->turn = (uint32_t)loop->turn;
+    c->ops = 0;
+  }
+  c->ops++;
+  if (c->ops % OPS_BETWEEN_LOOKS != 0) return false;
+  if (c->ops >= OPS_A_TURN) return true;
+  uint64_t now = rille_now_ns();
+  if (c->ops == OPS_BETWEEN_LOOKS || loop->budget_slot != c->slot) {
+    loop->budget_slot = c->slot;
+    loop->budget_started_ns = now;
+    return false;
+  }
+  return now - loop->budget_started_ns > loop->budget_ns;
+}
+
+/* ---- reading --------------------------------------------------------------------------------------------------- */
+
+static void adapt_read_size(rille_conn *c, size_t got, size_t room) {
+  if (got == room && room >= c->read_size) {
+    if (c->read_size < READ_SIZE_MAX) c->read_size *= 2;
+    c->sparse = 0;
+  } else if (got * 4 > c->read_size) {
+    c->sparse = 0;
+  } else if (++c->sparse >= SPARSE_READS) {
+    if (c->read_size > READ_SIZE_MIN) c->read_size /= 2;
+    c->sparse = 0;
+  }
+}
+
+/* Input of a connection that only waits for its peer to end too. */
+static void discard(rille_conn *c) {
+  uint8_t nowhere[16 << 10];
+  for (int i = 0; i < SENDS_A_TURN; i++) {
+    ssize_t got = read(c->fd, nowhere, sizeof nowhere);
+    if (got > 0) continue;
+    if (got == 0) c->flags |= RILLE_CONN_EOF;
+    else if (errno == EINTR) continue;
+    else if (errno != EAGAIN) c->error = (int16_t)rille_err_from_errno(errno);
+    return;
+  }
+}
+
+static void end_of_input(rille_conn *c, int err) {
+  c->flags |= RILLE_CONN_EOF;
+  if (err) c->error = (int16_t)err;
+  else if (c->flags & RILLE_CONN_BROKEN) c->error = RILLE_ERR_RESET;
+  rille_conn_mark_dirty(c);
+}
+
+static void trace(const rille_conn *c, const char *way, const struct iovec *areas, int count, size_t size);
+
+/* One read into room at the end of the input. True when there may be more to read this turn: the end, that is. */
+static bool receive_once(rille_conn *c, bool end_is_near) {
+  if (!c->in) {
+    c->in = rille_loop_buffer_take(c->loop);
+    if (!c->in) {
+      rille_conn_fail(c, RILLE_ERR_NO_MEMORY);
+      return false;
+    }
+  }
+  size_t length = rille_conn_input_len(c);
+  size_t used = length + rille_conn_input_held(c);
+  size_t limit = c->service->max_input;
+  if (used >= limit) {
+    c->flags |= RILLE_CONN_FULL;
+    rille_conn_input_changed(c);
+    rille_conn_mark_dirty(c);
+    return false;
+  }
+  size_t size = c->read_size;
+  if (c->flags & RILLE_CONN_READER && c->want > length + size) size = c->want - length; /* what it waits for, in one piece */
+  if (size > limit - used) size = limit - used;
+
+  struct iovec areas[2];
+  int count = rille_linkbuffer_reserve(c->in, size < READ_SIZE_MIN ? size : READ_SIZE_MIN, size, areas);
+  if (count < 0) {
+    rille_conn_fail(c, count);
+    return false;
+  }
+  size_t room = areas[0].iov_len + (count > 1 ? areas[1].iov_len : 0);
+  if (room > limit - used) { /* blocks are powers of two, the limit need not be */
+    size_t surplus = room - (limit - used);
+    if (count > 1 && surplus < areas[1].iov_len) {
+      areas[1].iov_len -= surplus;
+    } else {
+      if (count > 1) surplus -= areas[1].iov_len;
+      count = 1;
+      areas[0].iov_len -= surplus;
+    }
+    room = limit - used;
+  }
+
+  ssize_t got;
+  do {
+    got = count == 1 ? read(c->fd, areas[0].iov_base, areas[0].iov_len) : readv(c->fd, areas, count);
+  } while (got < 0 && errno == EINTR);
+  if (got <= 0) {
+    rille_linkbuffer_commit(c->in, 0);
+    if (got == 0) end_of_input(c, 0);
+    else if (errno != EAGAIN) end_of_input(c, rille_err_from_errno(errno));
+    return false;
+  }
+  if (c->flags & RILLE_CONN_TRACE) trace(c, "received", areas, count, (size_t)got);
+  rille_linkbuffer_commit(c->in, (size_t)got);
+  c->read_ms = c->loop->now_ms;
+  c->loop->bytes_in += (double)got;
+  adapt_read_size(c, (size_t)got, room);
+  return end_is_near && (size_t)got < room;
+}
+
+static void receive(rille_conn *c, bool end_is_near) {
+  if (c->flags & RILLE_CONN_LINGERING) {
+    discard(c);
+    rille_conn_settle(c);
+    return;
+  }
+  while (receive_once(c, end_is_near)) {
+  }
+  rille_conn_input_changed(c);
+  if (c->in && !(c->flags & (RILLE_CONN_BUSY | RILLE_CONN_READER)) && rille_conn_input_len(c) == 0) {
+    rille_linkbuffer_shrink(c->in); /* room that nothing came into */
+  }
+}
+
+/* ---- writing --------------------------------------------------------------------------------------------------- */
+
+void rille_conn_wake_writers(rille_conn *c) {
+  if (!(c->flags & RILLE_CONN_WRITER)) return;
+  bool is_over = c->fd < 0 || c->flags & (RILLE_CONN_BROKEN | RILLE_CONN_FINISHED);
+  if (!is_over && rille_conn_output_len(c) > c->drain_to) return;
+  c->flags &= ~(uint32_t)RILLE_CONN_WRITER;
+  rille_state_emit(c->state, RILLE_EVENT_WRITE, c->slot, 0);
+}
+
+/* The way out is gone. What the peer sent before may still be read, so the end comes from the reading side. */
+static void break_output(rille_conn *c) {
+  c->flags |= RILLE_CONN_BROKEN;
+  c->flags &= ~(uint32_t)RILLE_CONN_BLOCKED;
+  rille_conn_give_output(c);
+  rille_conn_wake_writers(c);
+}
+
+static ssize_t send_areas(const rille_conn *c, struct iovec *areas, int count) {
+  if (!(c->flags & RILLE_CONN_SOCKET)) return writev(c->fd, areas, count);
+  if (count == 1) return send(c->fd, areas[0].iov_base, areas[0].iov_len, MSG_NOSIGNAL);
+  struct msghdr message = {.msg_iov = areas, .msg_iovlen = (size_t)count};
+  return sendmsg(c->fd, &message, MSG_NOSIGNAL);
+}
+
+/* Send what is written until the kernel takes no more. 0, or the error that broke the output. */
+int rille_conn_send(rille_conn *c) {
+  if (c->fd < 0 || !c->out) return RILLE_OK;
+  rille_linkbuffer_flush(c->out);
+  struct iovec areas[AREAS_MAX];
+  for (int i = 0; i < SENDS_A_TURN && !(c->flags & RILLE_CONN_BLOCKED);) {
+    int count = rille_linkbuffer_areas(c->out, areas, AREAS_MAX);
+    if (count == 0) break;
+    size_t size = 0;
+    for (int k = 0; k < count; k++) size += areas[k].iov_len;
+    ssize_t sent = send_areas(c, areas, count);
+    if (sent < 0) {
+      if (errno == EINTR) continue;
+      if (errno != EAGAIN) {
+        int err = rille_err_from_errno(errno);
+        break_output(c);
+        return err;
+      }
+      sent = 0;
+    }
+    if (c->flags & RILLE_CONN_TRACE && sent > 0) trace(c, "sent", areas, count, (size_t)sent);
+    rille_linkbuffer_drop(c->out, (size_t)sent);
+    c->loop->bytes_out += (double)sent;
+    c->written_ms = c->loop->now_ms;
+    if ((size_t)sent < size) {
+      c->flags |= RILLE_CONN_BLOCKED;
+      rille_conn_arm(c); /* the write time-out runs from here */
+    }
+    i++;
+  }
+  if (rille_conn_output_len(c) == 0) rille_conn_give_output(c);
+  else if (!(c->flags & RILLE_CONN_BLOCKED)) rille_conn_mark_dirty(c); /* its share of this turn is sent */
+  rille_conn_wake_writers(c);
+  return RILLE_OK;
+}
+
+/* ---- events ---------------------------------------------------------------------------------------------------- */
+
+void rille_conn_ready(rille_conn *c, uint32_t events) {
+  if (c->fd < 0) return;
+  if (events & EPOLLOUT && c->flags & RILLE_CONN_BLOCKED) {
+    c->flags &= ~(uint32_t)RILLE_CONN_BLOCKED;
+    rille_conn_mark_dirty(c);
+    rille_conn_send(c);
+    if (c->fd < 0) return;
+  }
+  bool is_hung = events & (EPOLLHUP | EPOLLERR);
+  if (!(c->flags & RILLE_CONN_EOF)) {
+    if (events & (EPOLLIN | EPOLLRDHUP) || is_hung) receive(c, is_hung || events & EPOLLRDHUP);
+    if (is_hung && c->flags & RILLE_CONN_FULL && c->fd >= 0) {
+      /* It cannot be read now and epoll would report it for ever; tidying registers it again once there is room. */
+      rille_poller_remove(&c->loop->poller, c->fd);
+      c->flags &= ~(uint32_t)RILLE_CONN_REGISTERED;
+      c->interest = 0;
+    }
+  } else if (is_hung && c->fd >= 0) { /* both directions are gone */
+    if (events & EPOLLERR || rille_conn_output_len(c) > 0) c->error = RILLE_ERR_RESET;
+    rille_poller_remove(&c->loop->poller, c->fd);
+    c->flags &= ~(uint32_t)RILLE_CONN_REGISTERED;
+    c->flags |= RILLE_CONN_BROKEN;
+    c->interest = 0;
+    rille_conn_give_output(c);
+    rille_conn_mark_dirty(c);
+  }
+}
+
+static void apply_interest(rille_conn *c) {
+  if (c->fd < 0 || c->flags & RILLE_CONN_FINISHED) return;
+  if (c->flags & RILLE_CONN_FULL && rille_conn_input_len(c) + rille_conn_input_held(c) < c->service->max_input) {
+    c->flags &= ~(uint32_t)RILLE_CONN_FULL;
+  }
+  bool reads = !(c->flags & (RILLE_CONN_EOF | RILLE_CONN_FULL)) &&
+               (!(c->flags & RILLE_CONN_PAUSED) || c->flags & RILLE_CONN_LINGERING);
+  uint8_t interest = (uint8_t)((reads ? EPOLLIN : 0) | (c->flags & RILLE_CONN_BLOCKED ? EPOLLOUT : 0));
+  if (interest == c->interest) return;
+  uint32_t events = interest | (interest & EPOLLIN ? (uint32_t)EPOLLRDHUP : 0);
+  uint64_t data = rille_poller_data(RILLE_TAG_CONN, c->epoch, c->slot);
+  if (c->flags & RILLE_CONN_REGISTERED) {
+    rille_poller_change(&c->loop->poller, c->fd, events, data);
+  } else {
+    if (c->flags & RILLE_CONN_BROKEN && !reads) return;
+    if (c->flags & RILLE_CONN_OPENING && c->service->hooks & RILLE_HOOK_PREPARE) return; /* not admitted yet */
+    if (rille_poller_add(&c->loop->poller, c->fd, events, data) < 0) return;
+    c->flags |= RILLE_CONN_REGISTERED;
+  }
+  c->interest = interest;
+}
+
+void rille_conn_tidy(rille_conn *c) {
+  c->flags &= ~(uint32_t)RILLE_CONN_DIRTY;
+  if (c->flags & RILLE_CONN_DEAD) { /* freed while it stood on the dirty list */
+    c->next_dirty = c->loop->dead;
+    c->loop->dead = c;
+    return;
+  }
+  if (!(c->flags & RILLE_CONN_BLOCKED)) rille_conn_send(c);
+  if (c->flags & RILLE_CONN_SHUT && !(c->flags & RILLE_CONN_SHUT_DONE) && rille_conn_output_len(c) == 0 && c->fd >= 0) {
+    shutdown(c->fd, SHUT_WR);
+    c->flags |= RILLE_CONN_SHUT_DONE;
+  }
+  rille_conn_settle(c);
+  if (!(c->flags & RILLE_CONN_FINISHED)) apply_interest(c);
+}
+
+/* ---- trace ----------------------------------------------------------------------------------------------------- */
+
+/* The first bytes of what went over the wire, as hex, in one record. */
+static void trace(const rille_conn *c, const char *way, const struct iovec *areas, int count, size_t size) {
+  enum { SHOWN = 512 };
+  static const char digits[] = "0123456789abcdef";
+  char hex[SHOWN * 2 + 1];
+  size_t shown = 0;
+  for (int i = 0; i < count; i++) {
+    const uint8_t *bytes = areas[i].iov_base;
+    for (size_t k = 0; k < areas[i].iov_len && shown < size && shown < SHOWN; k++, shown++) {
+      hex[shown * 2] = digits[bytes[k] >> 4];
+      hex[shown * 2 + 1] = digits[bytes[k] & 15];
+    }
+  }
+  hex[shown * 2] = '\0';
+  char title[64];
+  int length = snprintf(title, sizeof title, "%s %zu bytes%s", way, size, shown < size ? ", the first of them" : "");
+  rille_log_context context = {.label = c->state->label, .conn = rille_conn_id(c), .loop = c->loop->id};
+  rille_log_field field = {.key = "hex", .value = hex, .size = shown * 2};
+  rille_log_write(RILLE_LOG_INFO, 0, &context, title, (size_t)length, &field, 1);
+}

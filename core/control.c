@@ -1,0 +1,108 @@
+/*
+ * control: the one thread of a process that takes signals and passes them on to the loops. SIGTERM and SIGINT drain and stop, a
+ * second one stops at once; SIGUSR1 reopens the log; SIGQUIT writes the state of each loop to it; SIGHUP is kept for reloads.
+ *
+ * The list of loops is guarded by a mutex; everything else is the control thread's, or belongs to the thread that starts and stops
+ * it.
+ */
+#include "log.h"
+#include "loop.h"
+
+#include <signal.h>
+#include <sys/resource.h>
+
+static pthread_mutex_t loops_mutex = PTHREAD_MUTEX_INITIALIZER;
+static rille_loop *loops[RILLE_LOOP_MAX];
+
+static pthread_t thread;
+static bool is_running;
+static sigset_t signals;      /* what the control thread waits for */
+static sigset_t mask_before;  /* of the thread that started it */
+static struct sigaction pipe_before;
+
+void rille_control_add(rille_loop *loop) {
+  pthread_mutex_lock(&loops_mutex);
+  for (int i = 0; i < RILLE_LOOP_MAX; i++) {
+    if (loops[i]) continue;
+    loops[i] = loop;
+    break;
+  }
+  pthread_mutex_unlock(&loops_mutex);
+}
+
+void rille_control_remove(rille_loop *loop) {
+  pthread_mutex_lock(&loops_mutex);
+  for (int i = 0; i < RILLE_LOOP_MAX; i++) {
+    if (loops[i] == loop) loops[i] = NULL;
+  }
+  pthread_mutex_unlock(&loops_mutex);
+}
+
+static void ask_all(uint32_t bits) {
+  pthread_mutex_lock(&loops_mutex);
+  for (int i = 0; i < RILLE_LOOP_MAX; i++) {
+    if (loops[i]) rille_loop_ask(loops[i], bits);
+  }
+  pthread_mutex_unlock(&loops_mutex);
+}
+
+static void *control_main(void *arg) {
+  (void)arg;
+  bool is_stopping = false;
+  for (;;) {
+    int number = 0;
+    if (sigwait(&signals, &number) != 0) continue;
+    switch (number) {
+      case SIGTERM:
+      case SIGINT:
+        RILLE_LOG(RILLE_LOG_INFO, "%s", is_stopping ? "stopping at once" : "stopping: draining connections");
+        ask_all(is_stopping ? RILLE_ASK_STOP_NOW : RILLE_ASK_STOP);
+        is_stopping = true;
+        break;
+      case SIGUSR1: rille_log_reopen(); break;
+      case SIGQUIT: ask_all(RILLE_ASK_DUMP); break;
+      case SIGHUP: RILLE_LOG(RILLE_LOG_WARN, "SIGHUP: this version cannot reload; restart to run changed scripts"); break;
+      case SIGUSR2: return NULL; /* rille_control_stop */
+      default: break;
+    }
+  }
+}
+
+static void raise_descriptor_limit(void) {
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
+  limit.rlim_cur = limit.rlim_max;
+  (void)setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+int rille_control_start(void) {
+  if (is_running) return RILLE_ERR_BUSY;
+  raise_descriptor_limit();
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGHUP);
+  sigaddset(&signals, SIGQUIT);
+  sigaddset(&signals, SIGUSR1);
+  sigaddset(&signals, SIGUSR2);
+  pthread_sigmask(SIG_BLOCK, &signals, &mask_before);
+  struct sigaction ignore = {.sa_handler = SIG_IGN};
+  sigaction(SIGPIPE, &ignore, &pipe_before); /* a write to a pipe nobody reads is an error, not a death */
+  int error_number = pthread_create(&thread, NULL, control_main, NULL);
+  if (error_number) {
+    pthread_sigmask(SIG_SETMASK, &mask_before, NULL);
+    return rille_err_from_errno(error_number);
+  }
+  pthread_setname_np(thread, "rille-control");
+  is_running = true;
+  return RILLE_OK;
+}
+
+void rille_control_stop(void) {
+  if (!is_running) return;
+  pthread_kill(thread, SIGUSR2);
+  pthread_join(thread, NULL);
+  sigaction(SIGPIPE, &pipe_before, NULL);
+  pthread_sigmask(SIG_SETMASK, &mask_before, NULL);
+  is_running = false;
+}

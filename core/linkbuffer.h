@@ -1,0 +1,39 @@
+/*
+ * linkbuffer: a list of nodes over reference-counted blocks with four cursors, head <= read <= flush <= write.
+ *
+ * One reader and one writer, each on its own thread, may work at once without a lock: the reader owns head and read, the
+ * writer owns flush and write; what crosses is a node's `flushed` end, its `sealed` mark and the two byte totals, each
+ * stored by one side only. append and close need both sides.
+ *
+ * This header holds what the rest of the core uses besides rille.h.
+ */
+#ifndef RILLE_LINKBUFFER_H
+#define RILLE_LINKBUFFER_H
+
+#include "block.h"
+
+#include <sys/uio.h>
+
+/* Writer side: room for at least min_size bytes at the end as one or two areas (what is left of the tail, then a new
+ * block of at least new_size bytes; new_size is a hint for the case that the tail is too small). The tail is used alone when it
+ * holds min_size. Returns the number of areas (1 or 2) or a negative error. */
+int rille_linkbuffer_reserve(rille_linkbuffer *b, size_t min_size, size_t new_size, struct iovec areas[2]);
+/* Writer side: the first n reserved bytes are now data; publishes them. The rest of the room is kept for the next time. */
+void rille_linkbuffer_commit(rille_linkbuffer *b, size_t n);
+
+/* Reader side: the readable bytes as at most max areas, not consumed. Returns how many. */
+int rille_linkbuffer_areas(rille_linkbuffer *b, struct iovec *areas, int max);
+/* Reader side: consume n <= len bytes and free what is wholly consumed without expiring anything (nobody borrows from an
+ * output buffer). */
+void rille_linkbuffer_drop(rille_linkbuffer *b, size_t n);
+
+/* Bytes consumed since the last release: what a handler holds. */
+size_t rille_linkbuffer_held(const rille_linkbuffer *b);
+/* Both sides: when nothing is readable, pending or held, give every block back (an idle buffer holds no block). */
+void rille_linkbuffer_shrink(rille_linkbuffer *b);
+/* Both sides: make the buffer as new, slices expired, blocks given back; keeps the handle for another connection. */
+void rille_linkbuffer_reset(rille_linkbuffer *b);
+/* Release and, if then empty, shrink, in one call: the end of a handler. */
+void rille_linkbuffer_end_borrow(rille_linkbuffer *b);
+
+#endif

@@ -1,0 +1,281 @@
+/*
+ * listener: see listener.h.
+ */
+#include "listener.h"
+
+#include "conn.h"
+#include "log.h"
+#include "loop.h"
+
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int say(char *message, size_t size, int err, const char *format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(message, size, format, arguments);
+  va_end(arguments);
+  return err;
+}
+
+/* ---- opening --------------------------------------------------------------------------------------------------- */
+
+static const struct sockaddr_un *unix_name(const rille_address *address) {
+  return (const struct sockaddr_un *)&address->storage;
+}
+
+static bool has_path(const rille_address *address) {
+  return address->family == AF_UNIX && unix_name(address)->sun_path[0] != '\0';
+}
+
+/* A socket file that a server left behind: it is one, and nobody answers. */
+static bool is_stale_path(const rille_address *address) {
+  struct stat info;
+  if (lstat(unix_name(address)->sun_path, &info) != 0 || !S_ISSOCK(info.st_mode)) return false;
+  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (fd < 0) return false;
+  int result = connect(fd, (const struct sockaddr *)&address->storage, address->length);
+  bool refused = result != 0 && errno == ECONNREFUSED;
+  close(fd);
+  return refused;
+}
+
+static void set_option(int fd, int level, int name, int value) {
+  (void)setsockopt(fd, level, name, &value, sizeof value);
+}
+
+static int make_socket(const rille_listener *l, bool reuseport, char *message, size_t size) {
+  const rille_listen_options *o = &l->options;
+  int fd = socket(l->address.family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (fd < 0) return say(message, size, rille_err_from_errno(errno), "no socket: %s", strerror(errno));
+  if (l->address.family != AF_UNIX) {
+    set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+    if (reuseport) set_option(fd, SOL_SOCKET, SO_REUSEPORT, 1);
+    if (l->address.family == AF_INET6) set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, o->ipv6_only || l->address.ipv6_only);
+    /* What is set on the listening socket is inherited: no call for each connection. */
+    if (l->service->nodelay) set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    if (l->service->keepalive_s) {
+      set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+      set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, (int)l->service->keepalive_s);
+    }
+  }
+  if (o->receive_buffer) set_option(fd, SOL_SOCKET, SO_RCVBUF, o->receive_buffer);
+  if (o->send_buffer) set_option(fd, SOL_SOCKET, SO_SNDBUF, o->send_buffer);
+  if (o->device[0] && setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, o->device, (socklen_t)strnlen(o->device, sizeof o->device)) != 0) {
+    int err = errno;
+    close(fd);
+    return say(message, size, rille_err_from_errno(err), "cannot bind to device %.15s: %s", o->device, strerror(err));
+  }
+  if (bind(fd, (const struct sockaddr *)&l->address.storage, l->address.length) == 0) return fd;
+  int err = errno;
+  close(fd);
+  if (err == EADDRINUSE) return say(message, size, RILLE_ERR_ADDRESS_IN_USE, "address in use");
+  return say(message, size, rille_err_from_errno(err), "%s", strerror(err));
+}
+
+static int bind_socket(rille_listener *l, char *message, size_t size) {
+  bool reuseport = l->options.reuseport && l->address.family != AF_UNIX;
+  if (reuseport && rille_address_port(&l->address) != 0 && l->loop->id == 1) {
+    /* With SO_REUSEPORT a second server of the same user binds silently; the first bind without it finds a busy port. */
+    int probe = make_socket(l, false, message, size);
+    if (probe < 0) return probe;
+    close(probe);
+  }
+  int fd = make_socket(l, reuseport, message, size);
+  if (fd == RILLE_ERR_ADDRESS_IN_USE && has_path(&l->address) && is_stale_path(&l->address)) {
+    unlink(unix_name(&l->address)->sun_path);
+    fd = make_socket(l, reuseport, message, size);
+  }
+  return fd;
+}
+
+static void learn_address(rille_listener *l) {
+  struct sockaddr_storage storage;
+  socklen_t length = sizeof storage;
+  int v6only = l->address.ipv6_only;
+  if (getsockname(l->fd, (struct sockaddr *)&storage, &length) == 0) {
+    rille_address_from_sockaddr(&l->address, (struct sockaddr *)&storage, length);
+    l->address.ipv6_only = v6only;
+  }
+  struct stat info;
+  if (has_path(&l->address) && stat(unix_name(&l->address)->sun_path, &info) == 0) {
+    l->device = info.st_dev;
+    l->inode = info.st_ino;
+  }
+}
+
+static int open_socket(rille_listener *l, char *message, size_t size) {
+  l->fd = bind_socket(l, message, size);
+  if (l->fd < 0) return l->fd;
+  if (has_path(&l->address) && l->options.mode) (void)chmod(unix_name(&l->address)->sun_path, l->options.mode);
+  if (listen(l->fd, l->options.backlog > 0 ? l->options.backlog : 65535) != 0) { /* the system cuts it to somaxconn */
+    int err = errno;
+    close(l->fd);
+    return say(message, size, rille_err_from_errno(err), "%s", strerror(err));
+  }
+  learn_address(l);
+  return RILLE_OK;
+}
+
+rille_listener *rille_listener_open(rille_service *service, const char *url, const rille_listen_options *options,
+                                    int *err, char *message, size_t message_size) {
+  rille_listener *l = calloc(1, sizeof *l);
+  if (!l) {
+    *err = say(message, message_size, RILLE_ERR_NO_MEMORY, "no memory");
+    return NULL;
+  }
+  l->loop = service->state->loop;
+  l->service = service;
+  l->options = *options;
+  char why[256];
+  *err = rille_address_parse(url, &l->address, why, sizeof why);
+  if (*err >= 0) *err = open_socket(l, why, sizeof why);
+  if (*err < 0) {
+    say(message, message_size, *err, "cannot listen on %s: %s", url, why);
+    free(l);
+    return NULL;
+  }
+  l->next = l->loop->listeners;
+  l->loop->listeners = l;
+  if (l->loop->is_open) rille_listener_arm(l);
+  return l;
+}
+
+size_t rille_listener_address(const rille_listener *l, char *to, size_t size) {
+  return rille_address_format(&l->address, to, size);
+}
+
+/* ---- accepting ------------------------------------------------------------------------------------------------- */
+
+static void disarm(rille_listener *l) {
+  if (l->is_armed) rille_poller_remove(&l->loop->poller, l->fd);
+  l->is_armed = false;
+}
+
+void rille_listener_arm(rille_listener *l) {
+  if (l->is_armed || l->is_closed) return;
+  uint64_t data = (uint64_t)RILLE_TAG_LISTENER << 56 | (uint64_t)(uintptr_t)l; /* user addresses have 47 bits */
+  l->is_armed = rille_poller_add(&l->loop->poller, l->fd, EPOLLIN, data) == RILLE_OK;
+}
+
+static void back_off(rille_listener *l, int error_number) {
+  l->retry_ms = l->retry_ms ? l->retry_ms * 2 : RILLE_ACCEPT_RETRY_FIRST_MS;
+  if (l->retry_ms > RILLE_ACCEPT_RETRY_MAX_MS) l->retry_ms = RILLE_ACCEPT_RETRY_MAX_MS;
+  l->retry_at_ms = l->loop->started_ms + l->loop->now_ms + l->retry_ms;
+  l->loop->listeners_wait = true;
+  disarm(l);
+  char address[RILLE_ADDRESS_TEXT_MAX];
+  rille_listener_address(l, address, sizeof address);
+  RILLE_LOG(RILLE_LOG_WARN, "cannot accept on %s: %s; new connections wait, next try in %u ms", address,
+            strerror(error_number), l->retry_ms);
+}
+
+static bool is_full(rille_listener *l) {
+  if (!l->options.max_connections || l->service->connections < l->options.max_connections) return false;
+  if (!l->is_full) {
+    char address[RILLE_ADDRESS_TEXT_MAX];
+    rille_listener_address(l, address, sizeof address);
+    RILLE_LOG(RILLE_LOG_WARN, "max_connections (%u) reached on %s: new connections wait",
+              l->options.max_connections, address);
+  }
+  l->is_full = true;
+  l->loop->listeners_wait = true;
+  disarm(l);
+  return true;
+}
+
+/* false: nothing more to accept now */
+static bool accept_one(rille_listener *l) {
+  struct sockaddr_storage storage;
+  socklen_t length = sizeof storage;
+  int fd = accept4(l->fd, (struct sockaddr *)&storage, &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+  if (fd < 0) {
+    switch (errno) {
+      case EAGAIN: return false;
+      case EMFILE:
+      case ENFILE:
+      case ENOBUFS:
+      case ENOMEM: back_off(l, errno); return false;
+      default: return true; /* the connection died in the queue, or a network error that belongs to it */
+    }
+  }
+  l->retry_ms = 0;
+  rille_conn *c = rille_conn_new(l->loop, l->service, fd, true);
+  if (!c) {
+    close(fd);
+    back_off(l, ENOMEM);
+    return false;
+  }
+  if (l->address.family == AF_UNIX) c->peer.family = AF_UNIX; /* a client's own name is of no use here */
+  else rille_peer_from_sockaddr(&c->peer, (struct sockaddr *)&storage, length);
+  l->loop->accepted++;
+  rille_conn_start(c);
+  return true;
+}
+
+void rille_listener_accept(rille_listener *l) {
+  for (int i = 0; i < RILLE_ACCEPT_BATCH && !l->is_closed; i++) {
+    if (is_full(l) || !accept_one(l)) return;
+  }
+}
+
+uint64_t rille_listener_revive(rille_loop *loop, uint64_t now_ms) {
+  uint64_t next = UINT64_MAX;
+  if (!loop->listeners_wait) return next;
+  loop->listeners_wait = false;
+  for (rille_listener *l = loop->listeners; l; l = l->next) {
+    if (l->is_closed || l->is_armed || !loop->is_open) continue;
+    if (l->is_full && l->service->connections >= l->options.max_connections) {
+      loop->listeners_wait = true; /* bury wakes it */
+      continue;
+    }
+    if (l->retry_ms && now_ms < l->retry_at_ms) {
+      loop->listeners_wait = true;
+      if (l->retry_at_ms < next) next = l->retry_at_ms;
+      continue;
+    }
+    l->is_full = false;
+    rille_listener_arm(l);
+  }
+  return next;
+}
+
+/* ---- closing --------------------------------------------------------------------------------------------------- */
+
+void rille_listener_close(rille_listener *l) {
+  if (l->is_closed) return;
+  disarm(l);
+  close(l->fd);
+  l->fd = -1;
+  l->is_closed = true;
+  struct stat info;
+  if (has_path(&l->address) && stat(unix_name(&l->address)->sun_path, &info) == 0 && info.st_dev == l->device &&
+      info.st_ino == l->inode) {
+    unlink(unix_name(&l->address)->sun_path);
+  }
+}
+
+void rille_listener_drain(rille_listener *l) {
+  if (l->is_closed) return;
+  while (!is_full(l) && accept_one(l)) {
+  }
+  rille_listener_close(l);
+}
+
+void rille_listener_sweep(rille_loop *loop) {
+  for (rille_listener **at = &loop->listeners; *at;) {
+    rille_listener *l = *at;
+    if (!l->is_closed) {
+      at = &l->next;
+      continue;
+    }
+    *at = l->next;
+    free(l);
+  }
+}

@@ -1,0 +1,46 @@
+/*
+ * listener: a listening TCP or Unix socket of one loop. It accepts in batches, hands each connection to its service, and
+ * steps back for a while when descriptors run out instead of spinning. Loop thread only.
+ */
+#ifndef RILLE_LISTENER_H
+#define RILLE_LISTENER_H
+
+#include "address.h"
+#include "state.h"
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+enum {
+  RILLE_ACCEPT_BATCH = 64, /* connections a turn */
+  RILLE_ACCEPT_RETRY_FIRST_MS = 10,
+  RILLE_ACCEPT_RETRY_MAX_MS = 1000
+};
+
+struct rille_listener {
+  rille_listener *next; /* of the loop */
+  rille_loop *loop;
+  rille_service *service;
+  rille_address address;
+  rille_listen_options options;
+  int fd;
+  bool is_armed;      /* in epoll */
+  bool is_closed;     /* freed at the end of the event batch */
+  bool is_full;       /* max_connections reached */
+  uint32_t retry_ms;  /* the present back-off, 0: none */
+  uint64_t retry_at_ms;
+  dev_t device; /* of the unix path, so that only our own file is removed */
+  ino_t inode;
+};
+
+void rille_listener_arm(rille_listener *l);
+void rille_listener_accept(rille_listener *l);
+/* A connection of the service went, or the back-off is over: accept again where that was the reason. Returns when to look again, in
+ * ms, or UINT64_MAX. */
+uint64_t rille_listener_revive(rille_loop *loop, uint64_t now_ms);
+/* accept what the kernel has completed, then close */
+void rille_listener_drain(rille_listener *l);
+/* free what is closed; end of an event batch */
+void rille_listener_sweep(rille_loop *loop);
+
+#endif

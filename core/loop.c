@@ -1,0 +1,467 @@
+/*
+ * loop: the turn, and what surrounds it; see loop.h.
+ */
+#include "loop.h"
+
+#include "listener.h"
+#include "log.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+  TICK_MS = 1000,
+  DRAIN_MS = 30000,
+  BUDGET_NS = 1000000,
+  DRAIN_RECHECK_MS = 20 /* connections that became idle during a stop are found by looking */
+};
+
+uint64_t rille_now_ns(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+double rille_now(void) {
+  return (double)rille_now_ns() / 1e9;
+}
+
+double rille_time(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_REALTIME, &t);
+  return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static uint64_t now_ms(const rille_loop *loop) {
+  return loop->started_ms + loop->now_ms;
+}
+
+static void update_clock(rille_loop *loop) {
+  uint64_t now = rille_now_ns();
+  loop->now_ns = now;
+  loop->clock.now = (double)now / 1e9;
+  loop->now_ms = (uint32_t)(now / 1000000 - loop->started_ms);
+}
+
+/* ---- life ------------------------------------------------------------------------------------------------------ */
+
+rille_loop *rille_loop_new(uint32_t id, int *err) {
+  rille_loop *loop = calloc(1, sizeof *loop);
+  if (!loop) {
+    *err = RILLE_ERR_NO_MEMORY;
+    return NULL;
+  }
+  loop->id = id;
+  loop->free_slot = UINT32_MAX;
+  loop->watch_free = UINT32_MAX;
+  loop->budget_slot = UINT32_MAX;
+  loop->budget_ns = BUDGET_NS;
+  loop->drain_ms = DRAIN_MS;
+  loop->started_ms = rille_now_ns() / 1000000;
+  update_clock(loop);
+  rille_wheel_init(&loop->wheel, now_ms(loop));
+  rille_wheel_init(&loop->task_wheel, now_ms(loop));
+  *err = rille_poller_init(&loop->poller);
+  if (*err < 0) {
+    free(loop);
+    return NULL;
+  }
+  loop->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  *err = loop->wake_fd < 0 ? rille_err_from_errno(errno)
+                           : rille_poller_add(&loop->poller, loop->wake_fd, EPOLLIN, rille_poller_data(RILLE_TAG_WAKE, 0, 0));
+  if (*err < 0) {
+    rille_poller_close(&loop->poller);
+    if (loop->wake_fd >= 0) close(loop->wake_fd);
+    free(loop);
+    return NULL;
+  }
+  rille_control_add(loop);
+  return loop;
+}
+
+void rille_loop_free(rille_loop *loop) {
+  rille_control_remove(loop);
+  for (rille_listener *l = loop->listeners; l; l = l->next) rille_listener_close(l);
+  rille_listener_sweep(loop);
+  for (uint32_t slot = 0; slot < loop->slab_count * RILLE_CONN_SLAB; slot++) {
+    rille_conn *c = rille_conn_at(loop, slot);
+    if (!c) continue;
+    rille_conn_free(c);
+    rille_conn_bury(c);
+  }
+  for (uint32_t i = 0; i < loop->state_count; i++) rille_state_free(loop->states[i]);
+  for (uint32_t i = 0; i < loop->slab_count; i++) free(loop->slabs[i]);
+  for (uint32_t i = 0; i < loop->watch_slab_count; i++) free(loop->watch_slabs[i]);
+  while (loop->buffer_count > 0) rille_linkbuffer_free(loop->buffers[--loop->buffer_count]);
+  rille_poller_close(&loop->poller);
+  close(loop->wake_fd);
+  free(loop);
+}
+
+rille_linkbuffer *rille_loop_buffer_take(rille_loop *loop) {
+  if (loop->buffer_count > 0) return loop->buffers[--loop->buffer_count];
+  int err;
+  return rille_linkbuffer_new(4096, &err);
+}
+
+void rille_loop_buffer_give(rille_loop *loop, rille_linkbuffer *b) {
+  if (loop->buffer_count == RILLE_BUFFERS_KEPT) {
+    rille_linkbuffer_free(b);
+    return;
+  }
+  rille_linkbuffer_reset(b);
+  loop->buffers[loop->buffer_count++] = b;
+}
+
+/* ---- from elsewhere -------------------------------------------------------------------------------------------- */
+
+void rille_loop_ask(rille_loop *loop, uint32_t bits) {
+  uint64_t one = 1;
+  atomic_fetch_or(&loop->asked, bits);
+  if (write(loop->wake_fd, &one, sizeof one) < 0) return; /* EAGAIN: it is awake already */
+}
+
+static void dump(const rille_loop *loop) {
+  rille_loop_stats s;
+  rille_block_stats b;
+  rille_loop_stats_read(loop, &s);
+  rille_block_stats_read(&b);
+  const struct {
+    const char *key;
+    double value;
+  } numbers[] = {
+      {"turns", s.turns},
+      {"connections", s.connections},
+      {"accepted", s.accepted},
+      {"messages", s.messages},
+      {"bytes_in", s.bytes_in},
+      {"bytes_out", s.bytes_out},
+      {"watches", s.watches},
+      {"lua_bytes", s.lua_bytes},
+      {"lua_allocated", s.lua_allocated},
+      {"failures", s.failures},
+      {"blocks", b.blocks_in_use},
+      {"block_bytes", b.bytes_in_use},
+      {"cached_bytes", b.cached_bytes},
+      {"slices", b.slices_retained},
+      {"slices_leaked", b.slices_leaked},
+      {"buffers", b.buffers_in_use - loop->buffer_count},
+  };
+  enum { COUNT = sizeof numbers / sizeof *numbers };
+  char text[COUNT][24];
+  rille_log_field fields[COUNT];
+  for (size_t i = 0; i < COUNT; i++) {
+    int size = snprintf(text[i], sizeof text[i], "%.0f", numbers[i].value);
+    fields[i] = (rille_log_field){.key = numbers[i].key, .value = text[i], .size = (size_t)size};
+  }
+  rille_log_write(RILLE_LOG_INFO, 0, NULL, "state", 5, fields, COUNT);
+}
+
+static void hear(rille_loop *loop) {
+  uint64_t count;
+  if (read(loop->wake_fd, &count, sizeof count) < 0) return;
+  uint32_t asked = atomic_exchange(&loop->asked, 0);
+  if (asked & RILLE_ASK_DUMP) dump(loop);
+  if (asked & RILLE_ASK_STOP_NOW) rille_loop_stop(loop, 0);
+  else if (asked & RILLE_ASK_STOP) rille_loop_stop(loop, loop->drain_ms);
+}
+
+/* ---- the turn -------------------------------------------------------------------------------------------------- */
+
+/* Send what was written, change what epoll looks for, settle what ended. */
+static void tidy(rille_loop *loop) {
+  while (loop->dirty) {
+    rille_conn *list = loop->dirty;
+    loop->dirty = NULL;
+    while (list) {
+      rille_conn *c = list;
+      list = c->next_dirty;
+      rille_conn_tidy(c);
+    }
+    /* What is dirty again has more to send than its share: the next turn. */
+    bool again = false;
+    for (rille_conn *c = loop->dirty; c; c = c->next_dirty) again |= rille_conn_output_len(c) == 0;
+    if (!again) return;
+  }
+}
+
+static void run_states(rille_loop *loop, bool first) {
+  for (int round = 0; round < RILLE_LOOP_ROUNDS; round++) {
+    bool worked = false;
+    for (uint32_t i = 0; i < loop->state_count; i++) {
+      rille_state *state = loop->states[i];
+      if (!rille_state_has_work(state) && !(first && round == 0 && state->runnable)) continue;
+      rille_state_dispatch(state);
+      worked = true;
+    }
+    tidy(loop);
+    if (!worked) return;
+    loop->worked = true;
+  }
+}
+
+static void bury(rille_loop *loop) {
+  if (!loop->dead) return;
+  while (loop->dead) {
+    rille_conn *c = loop->dead;
+    loop->dead = c->next_dirty;
+    rille_conn_bury(c);
+  }
+}
+
+static void ready(rille_loop *loop, const struct epoll_event *event) {
+  uint64_t data = event->data.u64;
+  uint32_t epoch = (uint32_t)(data >> 32) & 0xffffffu;
+  switch ((enum rille_tag)(data >> 56)) {
+    case RILLE_TAG_CONN: {
+      rille_conn *c = rille_conn_at(loop, (uint32_t)data);
+      if (c && c->epoch == epoch) rille_conn_ready(c, event->events); /* else it was for an earlier user of the slot */
+      break;
+    }
+    case RILLE_TAG_LISTENER: {
+      rille_listener *l = (rille_listener *)(uintptr_t)(data & 0xffffffffffffu);
+      if (!l->is_closed) rille_listener_accept(l);
+      break;
+    }
+    case RILLE_TAG_WATCH: rille_watch_ready(loop, (uint32_t)data, epoch, event->events); break;
+    case RILLE_TAG_WAKE: hear(loop); break;
+  }
+}
+
+static void conn_fired(rille_timer *timer, void *arg) {
+  (void)arg;
+  rille_conn_timer((rille_conn *)(void *)((char *)timer - offsetof(rille_conn, timer)));
+}
+
+static void watch_fired(rille_timer *timer, void *arg) {
+  rille_watch_fired(arg, (rille_watch *)(void *)((char *)timer - offsetof(rille_watch, timer)));
+}
+
+static void housekeep(rille_loop *loop) {
+  rille_block_trim();
+  while (loop->buffer_count > RILLE_BUFFERS_KEPT / 4) rille_linkbuffer_free(loop->buffers[--loop->buffer_count]);
+  for (uint32_t i = 0; i < loop->state_count; i++) rille_state_collect_all(loop->states[i]);
+}
+
+static void run_timers(rille_loop *loop) {
+  uint64_t now = now_ms(loop);
+  rille_wheel_advance(&loop->wheel, now, conn_fired, loop);
+  rille_wheel_advance(&loop->task_wheel, now, watch_fired, loop);
+  if (loop->tick_at_ms && now >= loop->tick_at_ms) {
+    loop->tick_at_ms = 0;
+    if (loop->worked) housekeep(loop);
+    loop->worked = false;
+  }
+}
+
+static uint64_t sooner(uint64_t a, uint64_t b) {
+  return a < b ? a : b;
+}
+
+/* How long to wait: not at all while tasks can run, else until the next timer. */
+static int wait_ms(rille_loop *loop) {
+  for (uint32_t i = 0; i < loop->state_count; i++) {
+    const rille_state *state = loop->states[i];
+    if (state->runnable || state->ready.count > 0 || state->later.count > 0) return 0;
+  }
+  if (loop->dirty) return 0;
+  if (loop->worked && !loop->tick_at_ms) loop->tick_at_ms = now_ms(loop) + TICK_MS;
+  uint64_t next = sooner(rille_wheel_next(&loop->wheel), rille_wheel_next(&loop->task_wheel));
+  next = sooner(next, rille_listener_revive(loop, now_ms(loop)));
+  if (loop->tick_at_ms) next = sooner(next, loop->tick_at_ms);
+  if (loop->is_stopping) next = sooner(next, now_ms(loop) + DRAIN_RECHECK_MS);
+  if (next == UINT64_MAX) return -1;
+  uint64_t now = now_ms(loop);
+  if (next <= now) return 0;
+  return next - now < INT32_MAX ? (int)(next - now) : INT32_MAX;
+}
+
+/* A collector step before sleeping; at most so much that a wait is hardly longer, and again next time while one is due. */
+static bool collect(rille_loop *loop, bool about_to_sleep) {
+  bool more = false;
+  for (uint32_t i = 0; i < loop->state_count; i++) {
+    rille_state *state = loop->states[i];
+    rille_state_collect(state, about_to_sleep);
+    more |= state->collecting;
+  }
+  return more;
+}
+
+static void wait(rille_loop *loop) {
+  enum { AWAKE_TOO_LONG_NS = 10000000 };
+  int timeout = wait_ms(loop);
+  bool sleeps = timeout != 0;
+  if (sleeps || loop->now_ns - loop->slept_ns > AWAKE_TOO_LONG_NS) {
+    if (collect(loop, true) && sleeps) timeout = 0;
+  } else {
+    collect(loop, false);
+  }
+  rille_poller_wait(&loop->poller, timeout);
+  update_clock(loop);
+  if (sleeps) loop->slept_ns = loop->now_ns;
+}
+
+static void check_stop(rille_loop *loop);
+
+static void turn(rille_loop *loop) {
+  wait(loop);
+  loop->turn++;
+  for (uint32_t i = 0; i < loop->state_count; i++) rille_state_begin_turn(loop->states[i]);
+  run_timers(loop);
+  int count = loop->poller.ready;
+  for (int from = 0; from < count || from == 0; from += RILLE_LOOP_CHUNK) {
+    int to = from + RILLE_LOOP_CHUNK < count ? from + RILLE_LOOP_CHUNK : count;
+    for (int i = from; i < to; i++) ready(loop, &loop->poller.events[i]);
+    run_states(loop, from == 0);
+  }
+  bury(loop);
+  rille_listener_sweep(loop);
+  if (loop->is_stopping) check_stop(loop);
+}
+
+/* ---- run and stop ---------------------------------------------------------------------------------------------- */
+
+int rille_loop_run(rille_loop *loop) {
+  rille_log_set_thread_loop(loop->id);
+  update_clock(loop);
+  loop->slept_ns = loop->now_ns;
+  loop->is_over = false;
+  loop->starting = loop->state_count;
+  for (uint32_t i = 0; i < loop->state_count; i++) {
+    loop->states[i]->phase = RILLE_STATE_RUNNING;
+    rille_state_emit(loop->states[i], RILLE_EVENT_START, 0, 0);
+  }
+  while (!loop->is_over) turn(loop);
+  bury(loop);
+  for (rille_listener *l = loop->listeners; l; l = l->next) rille_listener_close(l);
+  rille_listener_sweep(loop);
+  if (atomic_load(&loop->asked) & RILLE_ASK_DUMP) dump(loop); /* asked for while it stopped */
+  rille_log_set_thread_loop(0);
+  return loop->status;
+}
+
+static void *thread_main(void *arg) {
+  rille_loop_run(arg);
+  rille_block_thread_end();
+  return NULL;
+}
+
+int rille_loop_thread_start(rille_loop *loop) {
+  int error_number = pthread_create(&loop->thread, NULL, thread_main, loop);
+  if (error_number) return rille_err_from_errno(error_number);
+  loop->has_thread = true;
+  char name[16];
+  snprintf(name, sizeof name, "rille-loop-%u", loop->id);
+  pthread_setname_np(loop->thread, name);
+  return RILLE_OK;
+}
+
+int rille_loop_thread_join(rille_loop *loop) {
+  if (!loop->has_thread) return RILLE_ERR_INVALID;
+  pthread_join(loop->thread, NULL);
+  loop->has_thread = false;
+  return loop->status;
+}
+
+int rille_loop_open(rille_loop *loop) {
+  if (loop->starting > 0) loop->starting--;
+  if (loop->is_stopping || loop->starting > 0) return (int)loop->starting;
+  loop->is_open = true;
+  for (rille_listener *l = loop->listeners; l; l = l->next) rille_listener_arm(l);
+  return 0;
+}
+
+static void stop_connections(rille_loop *loop, bool force) {
+  for (uint32_t slot = 0; slot < loop->slab_count * RILLE_CONN_SLAB; slot++) {
+    rille_conn *c = rille_conn_at(loop, slot);
+    if (c) rille_conn_stop(c, force);
+  }
+}
+
+void rille_loop_stop(rille_loop *loop, double drain_ms) {
+  if (drain_ms < 0) drain_ms = loop->drain_ms;
+  uint64_t at = now_ms(loop) + (drain_ms > 0 ? (uint64_t)drain_ms : 0);
+  if (loop->is_stopping) {
+    loop->drain_at_ms = sooner(loop->drain_at_ms, at);
+    return;
+  }
+  loop->is_stopping = true;
+  loop->is_draining = drain_ms > 0;
+  loop->drain_at_ms = at;
+  loop->hooks_pending = loop->state_count;
+  if (loop->is_open) {
+    for (rille_listener *l = loop->listeners; l; l = l->next) rille_listener_drain(l);
+  }
+  for (uint32_t i = 0; i < loop->state_count; i++) rille_state_emit(loop->states[i], RILLE_EVENT_STOP, 0, 0);
+}
+
+int rille_loop_is_stopping(const rille_loop *loop) {
+  return loop->is_stopping;
+}
+
+void rille_loop_hooks_done(rille_loop *loop) {
+  if (loop->hooks_pending > 0) loop->hooks_pending--;
+}
+
+void rille_loop_exit(rille_loop *loop, int status) {
+  loop->status = status;
+  rille_loop_stop(loop, 0);
+}
+
+void rille_loop_set_budget(rille_loop *loop, double ms) {
+  loop->budget_ns = ms > 0 ? (uint64_t)(ms * 1e6) : BUDGET_NS;
+}
+
+void rille_loop_set_drain(rille_loop *loop, double ms) {
+  loop->drain_ms = ms >= 0 && ms < (double)UINT32_MAX ? (uint32_t)ms : DRAIN_MS;
+}
+
+/* What is still parked is cancelled, so that scripts clean up; it gets a few rounds, not the time of a drain. */
+static void end(rille_loop *loop) {
+  for (uint32_t i = 0; i < loop->state_count; i++) rille_state_emit(loop->states[i], RILLE_EVENT_END, 0, 0);
+  run_states(loop, true);
+  run_states(loop, true);
+  stop_connections(loop, true); /* such as a script made for itself and never closed */
+  run_states(loop, true);
+  run_states(loop, true); /* on_close of those that ended in the first round */
+  bury(loop);
+  loop->is_over = true;
+}
+
+/* During a stop, once a turn: idle connections go, at the end of patience all do; the last one out ends the run. */
+static void check_stop(rille_loop *loop) {
+  bool is_late = now_ms(loop) >= loop->drain_at_ms;
+  if (!is_late) stop_connections(loop, false);
+  if (is_late && loop->conn_count > 0 && loop->is_draining) {
+    RILLE_LOG(RILLE_LOG_WARN, "drain time is over: aborting %u connections", loop->conn_count);
+  }
+  if (is_late || (loop->conn_count == 0 && loop->hooks_pending == 0)) end(loop);
+}
+
+void rille_loop_stats_read(const rille_loop *loop, rille_loop_stats *out) {
+  *out = (rille_loop_stats){
+      .id = loop->id,
+      .turns = (double)loop->turn,
+      .connections = loop->conn_count,
+      .accepted = loop->accepted,
+      .messages = loop->messages,
+      .bytes_in = loop->bytes_in,
+      .bytes_out = loop->bytes_out,
+      .watches = loop->watch_count,
+      .timers = (double)rille_wheel_count(&loop->wheel),
+  };
+  for (uint32_t i = 0; i < loop->state_count; i++) {
+    out->lua_bytes += rille_state_heap(loop->states[i]);
+    out->lua_allocated += loop->states[i]->allocated;
+    out->failures += loop->states[i]->failures;
+  }
+}
+
+const rille_clock *rille_loop_clock(const rille_loop *loop) {
+  return &loop->clock;
+}

@@ -1,0 +1,131 @@
+/*
+ * loop: one thread, one epoll, its connections, timers and Lua states. Nothing of a loop is touched from another thread
+ * but the fields marked atomic and the wake-up descriptor.
+ *
+ * A turn: wait; then for each chunk of ready descriptors read, dispatch into Lua, send; then timers. Work is done in chunks so that the first
+ * answer of a large batch does not wait for the last handler.
+ */
+#ifndef RILLE_LOOP_H
+#define RILLE_LOOP_H
+
+#include "block.h"
+#include "conn.h"
+#include "poller.h"
+#include "state.h"
+#include "timer.h"
+
+#include <stdatomic.h>
+#include <pthread.h>
+#include <stdbool.h>
+
+enum {
+  RILLE_LOOP_MAX = 256,
+  RILLE_LOOP_STATES_MAX = 64,
+  RILLE_LOOP_CHUNK = 64,        /* ready descriptors between two dispatches */
+  RILLE_LOOP_ROUNDS = 4,        /* dispatches of what handlers caused, before the next wait */
+  RILLE_WATCH_SLAB = 256,
+  RILLE_WATCH_SLABS_MAX = 4096,
+  RILLE_CONN_SLAB = 256,        /* connections a slab */
+  RILLE_CONN_SLABS_MAX = 4096,  /* 2^20 connections a loop */
+  RILLE_BUFFERS_KEPT = 256      /* idle LinkBuffer handles a loop keeps */
+};
+
+/* What an epoll registration points at; the top byte of its data. */
+enum rille_tag { RILLE_TAG_CONN, RILLE_TAG_LISTENER, RILLE_TAG_WATCH, RILLE_TAG_WAKE };
+
+/* A descriptor a task waits for, or a timer of a task; see watch.c. */
+typedef struct rille_watch {
+  rille_timer timer;
+  rille_state *state; /* NULL: free */
+  int fd;             /* -1: a plain timer */
+  uint32_t slot;
+  uint32_t epoch;
+  uint32_t token; /* the state's name for it */
+  uint32_t next_free;
+} rille_watch;
+
+struct rille_loop {
+  /* immutable after init */
+  uint32_t id; /* 1.. */
+  int wake_fd;
+  pthread_t thread; /* of rille_loop_thread_start */
+  bool has_thread;
+
+  /* loop thread */
+  rille_clock clock;
+  uint32_t now_ms; /* since the loop was made; wraps, compare by difference */
+  uint64_t started_ms;
+  uint64_t now_ns;
+  uint64_t turn;
+  rille_poller poller;
+  rille_wheel wheel;      /* of connections */
+  rille_wheel task_wheel; /* of watches */
+
+  rille_conn *slabs[RILLE_CONN_SLABS_MAX];
+  uint32_t slab_count;
+  uint32_t free_slot; /* head of the free list, UINT32_MAX: none */
+  uint32_t conn_count;
+  rille_conn *dirty; /* wants a send or another interest at the end of the chunk */
+  rille_conn *dead;  /* to be freed at the end of the event batch */
+
+  rille_linkbuffer *buffers[RILLE_BUFFERS_KEPT];
+  uint32_t buffer_count;
+
+  rille_watch *watch_slabs[RILLE_WATCH_SLABS_MAX];
+  uint32_t watch_slab_count;
+  uint32_t watch_free;
+  uint32_t watch_count;
+
+  rille_listener *listeners;
+  bool is_open;        /* listeners accept */
+  bool listeners_wait; /* one does not, for a reason that passes */
+  rille_state *states[RILLE_LOOP_STATES_MAX];
+  uint32_t state_count;
+
+  /* the connection whose handler may be using up its share of this turn; see rille_conn_over_budget */
+  uint32_t budget_slot;
+  uint64_t budget_started_ns;
+  uint64_t budget_ns;
+
+  uint64_t tick_at_ms; /* housekeeping, once a second while there was work; 0: none is due */
+  uint64_t slept_ns;   /* when the loop last slept */
+  bool worked;       /* since the last tick */
+  bool is_stopping;
+  bool is_draining; /* with time to finish */
+  bool is_over; /* leave the run at the next chance */
+  uint32_t starting;      /* states whose on_start has not returned */
+  uint32_t hooks_pending; /* states whose on_shutdown has not returned */
+  int status; /* what the run returns */
+  uint32_t drain_ms;
+  uint64_t drain_at_ms; /* when a stop loses its patience */
+
+  /* loop thread, read by rille_loop_stats */
+  double accepted;
+  double messages;
+  double bytes_in;
+  double bytes_out;
+
+  /* any thread, atomic */
+  _Atomic uint32_t asked; /* enum rille_ask bits */
+};
+
+enum rille_ask { RILLE_ASK_STOP = 1, RILLE_ASK_STOP_NOW = 2, RILLE_ASK_DUMP = 4 };
+
+/* any thread: set bits of enum rille_ask and wake the loop */
+void rille_loop_ask(rille_loop *loop, uint32_t bits);
+
+/* control.c knows every loop, to pass signals on */
+void rille_control_add(rille_loop *loop);
+void rille_control_remove(rille_loop *loop);
+
+/* loop thread */
+uint64_t rille_now_ns(void);
+rille_linkbuffer *rille_loop_buffer_take(rille_loop *loop);
+void rille_loop_buffer_give(rille_loop *loop, rille_linkbuffer *b);
+/* the watch behind a registration or timer fired */
+void rille_watch_ready(rille_loop *loop, uint32_t slot, uint32_t epoch, uint32_t events);
+void rille_watch_fired(rille_loop *loop, rille_watch *watch);
+/* non-blocking and CLOEXEC; 0 or a negative enum rille_err */
+int rille_fd_prepare(int fd);
+
+#endif

@@ -1,0 +1,257 @@
+/*
+ * state: see state.h. The only file that speaks the Lua C API; lua_* is served by the executable that loaded the library.
+ */
+#include "state.h"
+
+#include "listener.h"
+#include "log.h"
+#include "loop.h"
+
+#include <lauxlib.h>
+#include <lua.h>
+#include <lualib.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { EVENTS_FIRST = 64, MAX_INPUT_FIRST = 1 << 20, HIGH_WATER_FIRST = 1 << 20 };
+
+/* ---- events ---------------------------------------------------------------------------------------------------- */
+
+static bool push(rille_event_list *list, int kind, uint32_t slot, int arg) {
+  if (list->count == list->capacity) {
+    uint32_t capacity = list->capacity ? list->capacity * 2 : EVENTS_FIRST;
+    rille_event *items = realloc(list->items, sizeof *items * capacity);
+    if (!items) {
+      RILLE_LOG(RILLE_LOG_ERROR, "no memory for an event: lost");
+      return false;
+    }
+    list->items = items;
+    list->capacity = capacity;
+  }
+  list->items[list->count++] = (rille_event){.slot = slot, .kind = (int16_t)kind, .arg = (int16_t)arg};
+  return true;
+}
+
+bool rille_state_emit(rille_state *state, int kind, uint32_t slot, int arg) {
+  return push(&state->ready, kind, slot, arg);
+}
+
+bool rille_state_emit_later(rille_state *state, int kind, uint32_t slot, int arg) {
+  return push(&state->later, kind, slot, arg);
+}
+
+void rille_state_begin_turn(rille_state *state) {
+  for (uint32_t i = 0; i < state->later.count; i++) {
+    const rille_event *event = &state->later.items[i];
+    push(&state->ready, event->kind, event->slot, event->arg);
+  }
+  state->later.count = 0;
+}
+
+rille_inbox *rille_state_inbox(rille_state *state) {
+  return &state->inbox;
+}
+
+/* ---- dispatch -------------------------------------------------------------------------------------------------- */
+
+double rille_state_heap(const rille_state *state) {
+  if (!state->lua) return 0;
+  return (double)lua_gc(state->lua, LUA_GCCOUNT, 0) * 1024 + lua_gc(state->lua, LUA_GCCOUNTB, 0);
+}
+
+/* A growth between two looks is allocation; a fall is the collector's, and hides what was allocated meanwhile. */
+static double look_at_heap(rille_state *state) {
+  double heap = rille_state_heap(state);
+  if (heap > state->heap_last) state->allocated += heap - state->heap_last;
+  state->heap_last = heap;
+  return heap;
+}
+
+void rille_state_dispatch(rille_state *state) {
+  if (!state->lua) return;
+  rille_event_list work = state->ready;
+  state->ready = state->working;
+  state->ready.count = 0;
+  state->working = work;
+  state->inbox = (rille_inbox){.items = work.items, .count = work.count};
+  lua_State *L = state->lua;
+  do {
+    uint32_t before = state->inbox.next;
+    lua_pushvalue(L, state->dispatch_index);
+    if (lua_pcall(L, 0, 1, state->handler_index) == 0) {
+      state->runnable = lua_toboolean(L, -1);
+    } else {
+      /* Handlers' errors are caught inside; this one is the dispatcher's own (memory, most likely). The event is lost, the rest is not. */
+      const char *why = lua_tostring(L, -1);
+      state->failures++;
+      state->runnable = true;
+      RILLE_LOG(RILLE_LOG_ERROR, "%s: dispatcher failed: %s", state->label, why ? why : "?");
+      if (state->inbox.next == before) state->inbox.next++;
+    }
+    lua_pop(L, 1);
+  } while (state->inbox.next < state->inbox.count);
+  look_at_heap(state);
+}
+
+/* ---- collector ------------------------------------------------------------------------------------------------- */
+
+/* The collector runs between turns, not inside handlers: a cycle begins well before the VM's own threshold (twice the live
+ * heap), which stays in force for a handler that allocates a lot in one go. */
+static void step(rille_state *state) {
+  enum { STEP_KIB = 32 };
+  state->collecting = lua_gc(state->lua, LUA_GCSTEP, STEP_KIB) == 0;
+  state->heap_last = rille_state_heap(state);
+  if (!state->collecting) state->heap_live = state->heap_last;
+}
+
+void rille_state_collect(rille_state *state, bool about_to_sleep) {
+  if (!state->lua) return;
+  double heap = state->heap_last; /* as of the last dispatch: nothing ran since */
+  double limit = about_to_sleep ? state->heap_live * 1.25 + (64 << 10) : state->heap_live * 1.5 + (64 << 10);
+  if (!state->collecting && heap < limit) return;
+  if (state->collecting && !about_to_sleep && heap < limit) return;
+  step(state);
+}
+
+void rille_state_collect_all(rille_state *state) {
+  if (!state->lua || state->collecting || state->heap_last <= state->heap_live) return;
+  step(state); /* the rest follows, a step before each sleep */
+}
+
+/* ---- life ------------------------------------------------------------------------------------------------------ */
+
+static rille_state *make(rille_loop *loop, uint32_t generation, const char *label) {
+  if (loop->state_count == RILLE_LOOP_STATES_MAX) return NULL;
+  rille_state *state = calloc(1, sizeof *state);
+  if (!state) return NULL;
+  state->loop = loop;
+  state->generation = generation;
+  state->phase = RILLE_STATE_BUILT;
+  snprintf(state->label, sizeof state->label, "%s", label);
+  loop->states[loop->state_count++] = state;
+  return state;
+}
+
+static void unmake(rille_state *state) {
+  state->loop->state_count--; /* the last one made */
+  rille_state_free(state);
+}
+
+static bool build(rille_state *state, const char *source, const char *arguments, size_t size, char *message, size_t message_size) {
+  lua_State *L = luaL_newstate();
+  if (!L) {
+    snprintf(message, message_size, "no memory for a Lua state");
+    return false;
+  }
+  state->lua = L;
+  luaL_openlibs(L);
+  lua_getglobal(L, "debug");
+  lua_getfield(L, -1, "traceback");
+  lua_remove(L, -2);
+  state->handler_index = lua_gettop(L);
+  int failed = luaL_loadbuffer(L, source, strlen(source), "=boot");
+  if (!failed) {
+    lua_pushnumber(L, (lua_Number)(uintptr_t)state->loop);
+    lua_pushnumber(L, (lua_Number)(uintptr_t)state);
+    lua_pushlstring(L, arguments, size);
+    failed = lua_pcall(L, 3, 2, state->handler_index);
+  }
+  if (!failed && lua_isfunction(L, -2)) {
+    lua_pop(L, 1);
+    state->dispatch_index = lua_gettop(L);
+    return true;
+  }
+  const char *why = lua_tostring(L, -1);
+  snprintf(message, message_size, "%s", why ? why : "boot returned no dispatcher");
+  return false;
+}
+
+rille_state *rille_state_new(rille_loop *loop, uint32_t generation, const char *label, const char *source,
+                             const char *arguments, size_t arguments_size, char *message, size_t message_size) {
+  rille_state *state = make(loop, generation, label);
+  if (!state) {
+    snprintf(message, message_size, "no room for another Lua state (at most %d a loop)", RILLE_LOOP_STATES_MAX);
+    return NULL;
+  }
+  if (!build(state, source, arguments, arguments_size, message, message_size)) {
+    for (rille_listener *l = loop->listeners; l; l = l->next) {
+      if (l->service->state == state) rille_listener_close(l);
+    }
+    rille_listener_sweep(loop);
+    unmake(state);
+    return NULL;
+  }
+  lua_gc(state->lua, LUA_GCCOLLECT, 0);
+  state->heap_live = state->heap_last = rille_state_heap(state);
+  state->phase = RILLE_STATE_PROVEN;
+  return state;
+}
+
+rille_state *rille_state_host(rille_loop *loop, uint32_t generation, const char *label) {
+  rille_state *state = make(loop, generation, label);
+  if (state) state->is_host = true;
+  return state;
+}
+
+uint32_t rille_state_generation(const rille_state *state) {
+  return state->generation;
+}
+
+const char *rille_state_label(const rille_state *state) {
+  return state->label;
+}
+
+void rille_state_free(rille_state *state) {
+  if (state->lua && !state->is_host) lua_close(state->lua);
+  while (state->services) {
+    rille_service *next = state->services->next;
+    free(state->services);
+    state->services = next;
+  }
+  free(state->working.items);
+  free(state->ready.items);
+  free(state->later.items);
+  free(state);
+}
+
+/* ---- services -------------------------------------------------------------------------------------------------- */
+
+rille_service *rille_service_new(rille_state *state, uint32_t id, uint32_t hooks) {
+  rille_service *service = calloc(1, sizeof *service);
+  if (!service) return NULL;
+  service->state = state;
+  service->id = id;
+  service->hooks = hooks;
+  service->max_input = MAX_INPUT_FIRST;
+  service->high_water = HIGH_WATER_FIRST;
+  service->nodelay = true;
+  service->next = state->services;
+  state->services = service;
+  return service;
+}
+
+/* ---- a run inside somebody's program --------------------------------------------------------------------------- */
+
+/*
+ * rille_lua_run(loop, state, dispatcher) -> status. A Lua C function, found with package.loadlib: unlike a function called through
+ * the FFI it may call back into its VM, so the loop can run the dispatcher there. Addresses come as numbers.
+ */
+__attribute__((visibility("default"))) int rille_lua_run(lua_State *L);
+
+int rille_lua_run(lua_State *L) {
+  rille_loop *loop = (rille_loop *)(uintptr_t)luaL_checknumber(L, 1);
+  rille_state *state = (rille_state *)(uintptr_t)luaL_checknumber(L, 2);
+  luaL_checktype(L, 3, LUA_TFUNCTION);
+  lua_settop(L, 3);
+  lua_getglobal(L, "debug");
+  lua_getfield(L, -1, "traceback");
+  state->lua = L;
+  state->dispatch_index = 3;
+  state->handler_index = lua_gettop(L);
+  state->heap_live = state->heap_last = rille_state_heap(state);
+  int status = rille_loop_run(loop);
+  state->lua = NULL;
+  lua_pushinteger(L, status);
+  return 1;
+}

@@ -1,0 +1,70 @@
+/*
+ * state: a Lua state as a loop runs it. It is built and proven (its script loaded, its services declared) before the loop
+ * gets it, then called by the loop alone, then closed on whichever thread retires it. Each carries the number of its
+ * generation, and with it every connection, task, timer and listener that belongs to the state.
+ *
+ * What happened is put into the state's inbox as small events; one call into Lua lets the dispatcher work through it.
+ */
+#ifndef RILLE_STATE_H
+#define RILLE_STATE_H
+
+#include "rille.h"
+
+#include <stdbool.h>
+
+struct lua_State;
+
+enum rille_state_phase { RILLE_STATE_BUILT, RILLE_STATE_PROVEN, RILLE_STATE_RUNNING, RILLE_STATE_CLOSED };
+
+/* Room for events; the dispatcher empties one while the next fills. */
+typedef struct rille_event_list {
+  rille_event *items;
+  uint32_t count;
+  uint32_t capacity;
+} rille_event_list;
+
+struct rille_state {
+  /* immutable after init */
+  rille_loop *loop;
+  uint32_t generation;
+  bool is_host; /* the state belongs to a program that called rille.run; it is not closed here */
+  char label[64];
+
+  /* the thread that runs the loop, before that the one that builds */
+  enum rille_state_phase phase;
+  struct lua_State *lua;
+  int dispatch_index; /* stack slots of lua: the dispatcher and its message handler */
+  int handler_index;
+  bool runnable; /* tasks are ready to run: do not sleep */
+
+  rille_inbox inbox;      /* what the dispatcher is working through */
+  rille_event_list working; /* the array behind the inbox */
+  rille_event_list ready;   /* for the next call */
+  rille_event_list later; /* for the next turn: work beyond a connection's share of this one */
+
+  rille_service *services;
+  double heap_live;      /* bytes after the last complete collection */
+  double heap_last;      /* bytes after the last call or step */
+  double allocated;      /* bytes allocated so far, as far as the steps show */
+  bool collecting;       /* a cycle is under way */
+  double failures;       /* dispatcher calls that raised: none is expected */
+};
+
+/* Put an event into the inbox of the next call; false when there is no memory (logged). */
+bool rille_state_emit(rille_state *state, int kind, uint32_t slot, int arg);
+bool rille_state_emit_later(rille_state *state, int kind, uint32_t slot, int arg);
+static inline bool rille_state_has_work(const rille_state *state) {
+  return state->ready.count > 0;
+}
+/* Start of a turn: what was put off is due now. */
+void rille_state_begin_turn(rille_state *state);
+/* One call into Lua. */
+void rille_state_dispatch(rille_state *state);
+/* A bounded step of the collector when one is due. */
+void rille_state_collect(rille_state *state, bool about_to_sleep);
+/* a whole cycle, in steps; for an idle loop */
+void rille_state_collect_all(rille_state *state);
+double rille_state_heap(const rille_state *state);
+void rille_state_free(rille_state *state);
+
+#endif

@@ -1,0 +1,170 @@
+-- boot: makes a Lua state part of a loop. A state of its own (rille run) gets everything: path, print, seed, the script,
+-- its listeners. The state of somebody's program (rille.run, rille exec) is attached and later left as it was.
+
+local ffi = require "ffi"
+
+local C = require "rille.core"
+local conn = require "rille.conn"
+local coroutines = require "rille.coroutine"
+local dispatch = require "rille.dispatch"
+local listener = require "rille.listener"
+local log = require "rille.log"
+local script = require "rille.script"
+local state = require "rille.state"
+local task = require "rille.task"
+
+local boot = {}
+
+local function as_number(pointer)
+  return tonumber(ffi.cast("uintptr_t", pointer))
+end
+boot.as_number = as_number
+
+-- From here on this Lua state runs tasks of loop. plan: { label, generation, loop_id, loop_count }.
+function boot.attach(loop, handle, plan)
+  state.loop, state.handle = loop, handle
+  state.inbox, state.clock = C.rille_state_inbox(handle), C.rille_loop_clock(loop)
+  state.label, state.generation = plan.label, plan.generation
+  state.loop_id, state.loop_count = plan.loop_id, plan.loop_count
+  state.services = {}
+  state.shutdown_hooks = {}
+  -- Connections that a script makes itself (pair, adopt): no hooks, no time-outs but linger.
+  state.default_service = listener.service({}, { timeouts = { linger = plan.linger or 2 }, limits = plan.limits })
+  log.set_context(plan.label, plan.loop_id)
+  coroutines.install()
+end
+
+function boot.detach()
+  coroutines.restore()
+  log.set_context(nil, 0)
+  state.loop, state.handle, state.inbox, state.clock = nil, nil, nil, nil
+  state.script, state.services, state.default_service = nil, {}, nil
+  dispatch.on_start, dispatch.on_stop = nil, nil
+end
+
+-- A seed from the kernel: every fresh state would give the same random numbers otherwise.
+local function seed()
+  local file = io.open("/dev/urandom", "rb")
+  local bytes = file and file:read(6)
+  if file then file:close() end
+  local n = os.time()
+  for i = 1, bytes and #bytes or 0 do n = (n * 256 + bytes:byte(i)) % 2 ^ 52 end
+  math.randomseed(n)
+end
+boot.seed = seed
+
+local function print_to_log(...)
+  local parts = { ... }
+  for i = 1, select("#", ...) do parts[i] = tostring(parts[i]) end
+  log.info("%s", table.concat(parts, "\t"))
+end
+
+-- ---- servers ---------------------------------------------------------------------------------------------------
+
+-- Bring up the services and listeners of one server. Its hooks and listeners, or nil, message.
+function boot.serve(server, hooks)
+  local ok, service = pcall(listener.service, hooks, server)
+  if not ok then return nil, tostring(service) end
+  local listeners = {}
+  for i, url in ipairs(server.listen) do
+    local l, _, message = listener.open(service, url, server)
+    if not l then
+      for k = 1, i - 1 do listeners[k]:close() end
+      return nil, message
+    end
+    listeners[i] = l
+  end
+  return listeners
+end
+
+local function addresses_of(listeners)
+  local list = {}
+  for i, l in ipairs(listeners) do list[i] = l:address() end
+  return list
+end
+
+local function start_failed(message)
+  log.error("%s", message)
+  C.rille_loop_exit(state.loop, 1)
+end
+
+-- The START event: on_start of every server, then the loop may accept.
+-- served: { { hooks =, listeners = } ... }; opened(addresses) is called when it does.
+function boot.start_with(served, opened)
+  local function on_start()
+    local all = {}
+    for _, one in ipairs(served) do
+      local addresses = addresses_of(one.listeners)
+      for _, address in ipairs(addresses) do all[#all + 1] = address end
+      if one.hooks.on_start then
+        local go = one.hooks.on_start {
+          addresses = addresses, loop = state.loop_id, loops = state.loop_count, label = state.label,
+        }
+        if go == false then return start_failed(("%s: on_start returned false: not starting"):format(state.label)) end
+      end
+    end
+    C.rille_loop_open(state.loop)
+    if opened then opened(all) end
+  end
+  script.on_error(on_start, "on_start", function() start_failed(state.label .. ": on_start failed: not starting") end)
+  dispatch.on_start = on_start
+  dispatch.on_stop = boot.run_shutdown_hooks
+end
+
+function boot.run_shutdown_hooks()
+  local hooks = state.shutdown_hooks
+  state.is_stopping = true
+  while #hooks > 0 do table.remove(hooks)() end
+  C.rille_loop_hooks_done(state.loop)
+end
+-- One hook that fails does not keep the others from running.
+script.on_error(boot.run_shutdown_hooks, "on_shutdown", function() task.start(boot.run_shutdown_hooks) end)
+
+local function announce(addresses)
+  for _, address in ipairs(addresses) do log.info("listening on %s", address) end
+end
+boot.announce = announce
+
+-- ---- a state of its own ----------------------------------------------------------------------------------------
+
+-- What rille_state_new runs: the dispatcher, or nil and a message. Addresses come as numbers.
+function boot.main(loop_address, state_address, bytes)
+  local plan = require("string.buffer").decode(bytes)
+  local loop = ffi.cast("rille_loop *", ffi.cast("uintptr_t", loop_address))
+  local handle = ffi.cast("rille_state *", ffi.cast("uintptr_t", state_address))
+  package.path, package.cpath = plan.path, plan.cpath
+  boot.attach(loop, handle, plan)
+  seed()
+  _G.print = print_to_log
+  local path, message = script.find(plan.server.script)
+  if not path then return nil, message end
+  local folder = path:match("^(.*/)[^/]*$") or "./"
+  package.path = folder .. "?.lua;" .. folder .. "?/init.lua;" .. package.path
+  package.cpath = folder .. "?.so;" .. package.cpath
+  local hooks, value = script.load(path, plan.server.options)
+  if not hooks then return nil, value end
+  state.script = hooks
+  local codec = plan.server.codec
+  if codec then
+    local ok, module = pcall(require, codec)
+    if not ok or type(module) ~= "table" or type(module.decode) ~= "function" then
+      return nil, ("codec %s: it has to be a module that returns a table with a function 'decode'"):format(codec)
+    end
+    plan.server.codec = module
+  end
+  local listeners, why = boot.serve(plan.server, hooks)
+  if not listeners then return nil, why end
+  boot.start_with({ { hooks = hooks, listeners = listeners } }, announce)
+  return dispatch.run
+end
+
+-- The source that rille_state_new is given: it finds the library where this state found it.
+function boot.source()
+  return ("package.path, package.cpath = %q, %q\nreturn require(\"rille.boot\").main(...)"):format(package.path, package.cpath)
+end
+
+conn.log_bad_frame = function(self, err)
+  log.warn("%s: conn %d sent a bad frame: %s", state.label, self.id, err)
+end
+
+return boot

@@ -1,0 +1,65 @@
+-- coroutine: the script's own `coroutine` table. Its resume and wrap hand a park of the inner coroutine on to the task around
+-- it, so that anything that parks works in there too; everything else is as Lua's.
+
+local task = require "rille.task"
+
+local raw = {
+  create = coroutine.create, resume = coroutine.resume, wrap = coroutine.wrap, yield = coroutine.yield,
+  status = coroutine.status, running = coroutine.running, isyieldable = coroutine.isyieldable,
+}
+local create, resume, yield, running = raw.create, raw.resume, raw.yield, raw.running
+local isyieldable = raw.isyieldable
+local PARK = task.PARK
+
+local parked = setmetatable({}, { __mode = "k" }) -- inner coroutines whose park is being handed on
+
+local pass
+
+-- The task's park is over: hand what it was given to the inner coroutine.
+local function hand_back(co, ...)
+  parked[co] = nil
+  return pass(co, resume(co, ...))
+end
+
+function pass(co, alive, first, ...)
+  if not (alive and first == PARK) then return alive, first, ... end
+  if not isyieldable() then return pass(co, resume(co, false, task.BOUNDARY)) end
+  parked[co] = true
+  return hand_back(co, yield(PARK))
+end
+
+local function script_resume(co, ...)
+  if parked[co] then return false, "cannot resume a coroutine that is parked" end
+  return pass(co, resume(co, ...))
+end
+
+local function unwrap(alive, first, ...)
+  if alive then return first, ... end
+  error(first, type(first) == "string" and 2 or 0)
+end
+
+local function script_wrap(fn)
+  local co = create(fn)
+  return function(...) return unwrap(script_resume(co, ...)) end
+end
+
+local function script_yield(...)
+  local fiber = task.current()
+  if fiber and fiber.co == running() then
+    error("coroutine.yield outside a coroutine of the script's own: use rille.yield() to let others run", 2)
+  end
+  return yield(...)
+end
+
+local M = {}
+
+-- Put these into the global coroutine table; M.restore() puts Lua's own back.
+function M.install()
+  coroutine.resume, coroutine.wrap, coroutine.yield = script_resume, script_wrap, script_yield
+end
+
+function M.restore()
+  coroutine.resume, coroutine.wrap, coroutine.yield = raw.resume, raw.wrap, raw.yield
+end
+
+return M

@@ -1,0 +1,157 @@
+-- dispatch: works through the inbox of this state, once a turn. Each event resumes the fiber that waits for it or starts one of
+-- the pool; the drivers below run in those fibers and are what calls the script.
+
+local C = require "rille.core"
+local conn = require "rille.conn"
+local errors = require "rille.errors"
+local script = require "rille.script"
+local state = require "rille.state"
+local task = require "rille.task"
+local timer = require "rille.timer"
+
+local start = task.start
+local conn_at = conn.at
+local resume_reader, resume_writers = conn.resume_reader, conn.resume_writers
+local timer_event, run_queue = timer.event, task.run_queue
+
+local EVENT_REQUEST, EVENT_READ, EVENT_WRITE = C.RILLE_EVENT_REQUEST, C.RILLE_EVENT_READ, C.RILLE_EVENT_WRITE
+local EVENT_WATCH, EVENT_OPEN, EVENT_IDLE = C.RILLE_EVENT_WATCH, C.RILLE_EVENT_OPEN, C.RILLE_EVENT_IDLE
+local EVENT_DISCONNECT, EVENT_CLOSE = C.RILLE_EVENT_DISCONNECT, C.RILLE_EVENT_CLOSE
+local EVENT_START, EVENT_STOP, EVENT_END = C.RILLE_EVENT_START, C.RILLE_EVENT_STOP, C.RILLE_EVENT_END
+
+local dispatch = {
+  on_start = nil, -- called in a fiber before the listeners accept; set by boot.lua
+  on_stop = nil,  -- called in a fiber when a shutdown begins
+}
+
+local function service_of(self)
+  return state.services[C.rille_conn_service(self._p)]
+end
+
+-- ---- drivers ---------------------------------------------------------------------------------------------------
+
+local function serve(self)
+  local p = self._p
+  while C.rille_conn_begin(p) == 1 do
+    self._on_request(self)
+    if C.rille_conn_done(p) == 0 then return end
+  end
+end
+
+script.on_error(serve, "on_request", function(self)
+  C.rille_conn_raise(self._p)
+  C.rille_conn_done(self._p)
+end)
+
+local function open(self)
+  local service, p = service_of(self), self._p
+  C.rille_conn_enter(p)
+  if service.on_prepare then
+    if service.on_prepare(self) == false then return C.rille_conn_refuse(p) end
+    C.rille_conn_admit(p)
+  end
+  if service.on_connect then service.on_connect(self) end
+  C.rille_conn_opened(p)
+end
+
+script.on_error(open, "on_connect", function(self)
+  C.rille_conn_raise(self._p)
+  C.rille_conn_opened(self._p)
+end)
+
+local function disconnect(self)
+  local hook = service_of(self).on_disconnect
+  if hook then hook(self) end
+  C.rille_conn_leave(self._p)
+end
+
+script.on_error(disconnect, "on_disconnect", function(self)
+  C.rille_conn_raise(self._p)
+  C.rille_conn_leave(self._p)
+end)
+
+local directions = { "read", "write" }
+
+local function idle(self, which)
+  local hook = service_of(self).on_idle
+  if hook then hook(self, directions[which]) end
+  C.rille_conn_idle_done(self._p)
+end
+
+script.on_error(idle, "on_idle", function(self)
+  C.rille_conn_raise(self._p)
+  C.rille_conn_idle_done(self._p)
+end)
+
+local function forget(self, err)
+  local p = self._p
+  conn.forget(self, err)
+  C.rille_conn_free(p)
+end
+
+-- on_close functions, last added first, then the script's hook. One that raises does not keep the others from running.
+local function close(self, err)
+  local closers = rawget(self, "_closers")
+  while closers and #closers > 0 do table.remove(closers)(self, err) end
+  local service = service_of(self)
+  if service.on_close and not rawget(self, "_told") then
+    self._told = true
+    service.on_close(self, err)
+  end
+  forget(self, err)
+end
+
+script.on_error(close, "on_close", function(self) start(close, self, self._end) end)
+
+-- ---- the inbox -------------------------------------------------------------------------------------------------
+
+local function rare_event(kind, slot, arg)
+  if kind == EVENT_START then
+    if dispatch.on_start then start(dispatch.on_start) end
+    return
+  elseif kind == EVENT_STOP then
+    if dispatch.on_stop then start(dispatch.on_stop) else C.rille_loop_hooks_done(state.loop) end
+    return
+  elseif kind == EVENT_END then
+    return task.cancel_all()
+  end
+  local self = conn_at(slot)
+  if not self then return end
+  if kind == EVENT_OPEN then
+    return start(open, self)
+  elseif kind == EVENT_DISCONNECT then
+    return start(disconnect, self)
+  elseif kind == EVENT_IDLE then
+    return start(idle, self, arg)
+  elseif kind == EVENT_CLOSE then
+    local err = arg ~= 0 and errors.text[-arg] or nil
+    self._end = err
+    return start(close, self, err)
+  end
+end
+
+-- One call a turn. True when tasks are left that can run.
+function dispatch.run()
+  local inbox = state.inbox
+  while inbox.next < inbox.count do
+    local at = inbox.next
+    inbox.next = at + 1
+    local event = inbox.items[at]
+    local kind, slot, arg = event.kind, event.slot, event.arg
+    if kind == EVENT_REQUEST then
+      local self = conn_at(slot)
+      if self then start(serve, self) end
+    elseif kind == EVENT_READ then
+      resume_reader(slot)
+    elseif kind == EVENT_WATCH then
+      timer_event(slot, arg)
+    elseif kind == EVENT_WRITE then
+      resume_writers(slot)
+    else
+      rare_event(kind, slot, arg)
+    end
+  end
+  return run_queue()
+end
+
+return dispatch

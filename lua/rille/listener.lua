@@ -1,0 +1,99 @@
+-- listener: addresses that a script listens on, from the configuration or at run time.
+
+local ffi = require "ffi"
+
+local C = require "rille.core"
+local errors = require "rille.errors"
+local misuse = require "rille.misuse"
+local script = require "rille.script"
+local state = require "rille.state"
+
+local Listener = {}
+Listener.__index = Listener
+
+local M = {}
+
+local err_box = ffi.new("int[1]")
+local message_box = ffi.new("char[?]", 512)
+local address_box = ffi.new("char[?]", 512)
+
+local SETTINGS = {
+  max_input = C.RILLE_SET_MAX_INPUT, high_water = C.RILLE_SET_HIGH_WATER, nodelay = C.RILLE_SET_NODELAY,
+  keepalive = C.RILLE_SET_KEEPALIVE,
+}
+local TIMEOUTS = {
+  read = C.RILLE_SET_READ, write = C.RILLE_SET_WRITE, idle = C.RILLE_SET_IDLE, lifetime = C.RILLE_SET_LIFETIME,
+  linger = C.RILLE_SET_LINGER,
+}
+
+-- A service: hooks and the settings of its connections. settings: { timeouts = {seconds}, limits = {bytes}, nodelay, keepalive }.
+function M.service(hooks, settings)
+  local id = #state.services + 1
+  local service = C.rille_service_new(state.handle, id, script.hook_bits(hooks))
+  if service == nil then error("no memory for a service", 2) end
+  for name, key in pairs(TIMEOUTS) do
+    local seconds = settings.timeouts and settings.timeouts[name]
+    if seconds then C.rille_service_set(service, key, seconds * 1000) end
+  end
+  local limits = settings.limits or {}
+  for name, key in pairs(SETTINGS) do
+    local value = limits[name]
+    if value == nil then value = settings[name] end
+    if value == true then value = 1 elseif value == false then value = 0 end
+    if value then C.rille_service_set(service, key, value) end
+  end
+  local on_request = hooks.on_request
+  if settings.codec then on_request = require("rille.conn").framed(on_request, settings.codec) end
+  state.services[id] = {
+    on_request = on_request, on_prepare = hooks.on_prepare, on_connect = hooks.on_connect, on_idle = hooks.on_idle,
+    on_disconnect = hooks.on_disconnect, on_close = hooks.on_close,
+  }
+  return service
+end
+
+-- Listen on url for a service. A Listener, or nil, error, message for people.
+function M.open(service, url, settings)
+  local options = ffi.new("rille_listen_options")
+  options.backlog = settings.backlog or 0
+  options.reuseport = settings.reuseport and 1 or 0
+  options.ipv6_only = settings.ipv6_only and 1 or 0
+  options.receive_buffer = settings.receive_buffer or 0
+  options.send_buffer = settings.send_buffer or 0
+  options.max_connections = settings.limits and settings.limits.max_connections or 0
+  options.mode = settings.mode or 0
+  if settings.device then ffi.copy(options.device, settings.device:sub(1, 15)) end
+  local p = C.rille_listener_open(service, url, options, err_box, message_box, 512)
+  if p == nil then return nil, errors.text[-err_box[0]], ffi.string(message_box) end
+  return setmetatable({ _p = p }, Listener)
+end
+
+-- The URL it is bound to, with the port that was picked; nil when it is closed.
+function Listener:address()
+  if not self._p then return nil, "closed" end
+  return ffi.string(address_box, C.rille_listener_address(self._p, address_box, 512))
+end
+
+-- No further connections; those it accepted go on.
+function Listener:close()
+  if self._p and state.loop then C.rille_listener_close(self._p) end
+  self._p = nil
+  return true
+end
+
+-- rille.listen(url, handler[, settings]): handler is a function, a table of hooks, or a key of the script's table.
+-- A Listener, or nil, err, message.
+function M.listen(url, handler, settings)
+  state.need_loop("listen")
+  if type(url) ~= "string" then misuse("bad argument #1 to 'listen' (an address expected, got %s)", type(url)) end
+  if type(handler) == "string" then
+    local key = handler
+    handler = type(state.script) == "table" and state.script[key]
+    if not handler then misuse("the script's table has no '%s'", key) end
+  end
+  local hooks, message = script.hooks_of(handler, "given to rille.listen")
+  if not hooks then misuse(message) end
+  settings = require("rille.config").server(settings or {}, "rille.listen")
+  return M.open(M.service(hooks, settings), url, settings)
+end
+
+return M

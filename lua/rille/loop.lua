@@ -1,0 +1,30 @@
+-- loop: rille.loop, what a script may know of the loop it runs on.
+
+local ffi = require "ffi"
+
+local C = require "rille.core"
+local state = require "rille.state"
+
+local loop = {}
+
+local box = ffi.new("rille_loop_stats[1]")
+local NAMES = {
+  "turns", "connections", "accepted", "messages", "bytes_in", "bytes_out", "watches", "timers", "lua_bytes",
+  "lua_allocated", "failures",
+}
+
+-- A new table of numbers: turns, connections, accepted, messages (calls of on_request), bytes_in, bytes_out, watches (descriptors and
+-- timers that tasks wait for), timers (of connections), lua_bytes, lua_allocated, failures (of the dispatcher; none is expected).
+function loop.stats()
+  C.rille_loop_stats_read(state.need_loop("loop.stats"), box)
+  local out = { id = state.loop_id }
+  for _, name in ipairs(NAMES) do out[name] = box[0][name] end
+  return out
+end
+
+return setmetatable(loop, {
+  __index = function(_, key)
+    if key == "id" then return state.loop_id end
+    if key == "count" then return state.loop_count end
+  end,
+})

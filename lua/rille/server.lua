@@ -1,0 +1,177 @@
+-- server: brings up a checked configuration and runs it to its end: `rille run` with Lua states of their own, rille.run inside
+-- somebody's program.
+
+local ffi = require "ffi"
+
+local C = require "rille.core"
+local boot = require "rille.boot"
+local dispatch = require "rille.dispatch"
+local errors = require "rille.errors"
+local log = require "rille.log"
+local script = require "rille.script"
+local state = require "rille.state"
+local task = require "rille.task"
+
+local server = {}
+
+local err_box = ffi.new("int[1]")
+local message_box = ffi.new("char[?]", 4096)
+
+local function new_loop(conf)
+  local loop = C.rille_loop_new(1, err_box)
+  if loop == nil then return nil, ("cannot make a loop: %s"):format(errors.text[-err_box[0]]) end
+  C.rille_loop_set_drain(loop, conf.drain_timeout * 1000)
+  C.rille_loop_set_budget(loop, conf.limits.turn_time * 1000)
+  return loop
+end
+
+local function configure_log(conf)
+  local l = conf.log
+  local ok, err = log.configure { level = l.level, format = l.format, file = l.file, to = l.to }
+  if not ok then return nil, ("log.file %s: %s"):format(tostring(l.file), err) end
+  return true
+end
+
+local function label_of(one)
+  if type(one.script) ~= "string" then return "app@1" end
+  return (one.script:match("([^/]+)%.lua$") or one.script) .. "@1"
+end
+
+local function plan_of(conf, one)
+  return {
+    label = label_of(one), generation = 1, loop_id = 1, loop_count = 1, server = one, linger = conf.timeouts.linger,
+    limits = one.limits,
+    path = (conf.path and conf.path .. ";" or "") .. package.path,
+    cpath = (conf.cpath and conf.cpath .. ";" or "") .. package.cpath,
+  }
+end
+
+-- Every state built and proven, its listeners bound but not accepting. The loop, or nil, message: nothing is left then.
+function server.build(conf)
+  local loop, message = new_loop(conf)
+  if not loop then return nil, message end
+  for _, one in ipairs(conf.servers) do
+    local plan = plan_of(conf, one)
+    local bytes = require("string.buffer").encode(plan)
+    local handle = C.rille_state_new(loop, 1, plan.label, boot.source(), bytes, #bytes, message_box, 4096)
+    if handle == nil then
+      message = ffi.string(message_box)
+      C.rille_loop_free(loop)
+      return nil, message
+    end
+  end
+  return loop
+end
+
+-- Run until a signal or rille.shutdown ends it. The exit status, or nil, message when it did not start.
+function server.run(conf)
+  local ok, message = configure_log(conf)
+  if not ok then return nil, message end
+  local code = C.rille_control_start()
+  if code ~= 0 then return nil, ("cannot start the control thread: %s"):format(errors.text[-code]) end
+  local loop
+  loop, message = server.build(conf)
+  if not loop then
+    C.rille_control_stop()
+    return nil, message
+  end
+  code = C.rille_loop_thread_start(loop)
+  local status = code == 0 and C.rille_loop_thread_join(loop) or nil
+  C.rille_loop_free(loop)
+  C.rille_control_stop()
+  if code ~= 0 then return nil, ("cannot start a loop thread: %s"):format(errors.text[-code]) end
+  server.say_goodbye()
+  return status
+end
+
+-- The last record: what a clean end has left, which is nothing.
+function server.say_goodbye()
+  local stats = ffi.new("rille_block_stats[1]")
+  C.rille_block_stats_read(stats)
+  local s = stats[0]
+  log.info("stopped: %d blocks, %d retained slices, %d leaked slices, %d buffers left", s.blocks_in_use,
+    s.slices_retained, s.slices_leaked, s.buffers_in_use)
+end
+
+-- ---- inside somebody's program ---------------------------------------------------------------------------------
+
+local lua_run
+
+-- Run a loop in this VM. setup() brings up what the loop is to do, after this state is attached; nil, message ends it at once.
+local function run_here(conf, label, setup)
+  if state.loop then return nil, "a loop runs in this Lua state already" end
+  local core = require "rille.core"
+  lua_run = lua_run or assert(package.loadlib(core.rille_core_path or require("rille.state").core_path, "rille_lua_run"))
+  local ok, message = configure_log(conf)
+  if not ok then return nil, message end
+  local code = C.rille_control_start()
+  if code ~= 0 then return nil, ("cannot start the control thread: %s"):format(errors.text[-code]) end
+  local loop
+  loop, message = new_loop(conf)
+  if not loop then
+    C.rille_control_stop()
+    return nil, message
+  end
+  local handle = C.rille_state_host(loop, 1, label)
+  boot.attach(loop, handle, { label = label, generation = 1, loop_id = 1, loop_count = 1, linger = conf.timeouts.linger })
+  local status
+  ok, message = setup(loop)
+  if ok then status = lua_run(boot.as_number(loop), boot.as_number(handle), dispatch.run) end
+  boot.detach()
+  C.rille_loop_free(loop)
+  C.rille_control_stop()
+  if not ok then return nil, message end
+  return status
+end
+
+-- rille.run: servers whose script may be a function or a table of hooks. True after a shutdown, or nil, message.
+function server.run_inside(conf)
+  local status, message = run_here(conf, "app@1", function()
+    local served = {}
+    for i, one in ipairs(conf.servers) do
+      local hooks, why
+      if type(one.script) == "string" then
+        local path
+        path, why = script.find(one.script)
+        if not path then return nil, why end
+        hooks, why = script.load(path, one.options)
+      else
+        hooks, why = script.hooks_of(one.script, ("servers[%d].script"):format(i))
+      end
+      if not hooks then return nil, why end
+      state.script = state.script or hooks
+      local listeners
+      listeners, why = boot.serve(one, hooks)
+      if not listeners then return nil, why end
+      served[i] = { hooks = hooks, listeners = listeners }
+    end
+    boot.start_with(served, boot.announce)
+    return true
+  end)
+  if not status then return nil, message end
+  if status ~= 0 then return nil, "not started: see the log" end
+  return true
+end
+
+-- Run fn(...) as a task of a loop of its own (rille exec, -e, test); the loop ends when fn has returned. fn's result is the exit status:
+-- a number, or nothing for 0; an error is logged with its traceback and gives 1.
+function server.run_task(conf, label, fn, ...)
+  local args, count = { ... }, select("#", ...)
+  return run_here(conf, label, function(loop)
+    boot.seed()
+    local function body()
+      local status = fn(unpack(args, 1, count))
+      C.rille_loop_exit(loop, type(status) == "number" and status or 0)
+    end
+    script.on_error(body, label, function() C.rille_loop_exit(loop, 1) end)
+    boot.start_with({}, nil)
+    local open = dispatch.on_start
+    dispatch.on_start = function()
+      open()
+      task.start_later(body)
+    end
+    return true
+  end)
+end
+
+return server

@@ -1,0 +1,341 @@
+-- task: pooled coroutines that park instead of blocking.
+--
+-- A fiber is a coroutine with what is needed to park, wake and cancel it; the dispatcher resumes it, and when its
+-- function has returned it goes back to the pool. A fiber parks by yielding PARK. The script's own coroutines hand a
+-- park through to the fiber they run in (see coroutine.lua), so parking works at any depth of Lua.
+--
+-- What a user holds of rille.spawn is a Task; a fiber is never shown, because it serves many calls.
+
+local misuse = require "rille.misuse"
+local state = require "rille.state"
+
+local create, resume, yield = coroutine.create, coroutine.resume, coroutine.yield
+local isyieldable = coroutine.isyieldable
+local traceback = debug.traceback
+
+local POOL_MAX = 1024
+
+local task = {}
+
+local PARK, DONE = {}, {}
+task.PARK = PARK
+
+-- What a parked call of a cancelled task, or of one whose time is over, raises. rille.cancelled and rille.timeout.
+local function signal(text)
+  return setmetatable({}, { __tostring = function() return text end })
+end
+task.cancelled = signal("cancelled")
+task.timeout = signal("timeout")
+
+local current = nil        -- the fiber that runs
+local pool, pooled = {}, 0
+local fibers = setmetatable({}, { __mode = "k" }) -- all that exist, to cancel what is left at the end
+local queue, first, last = {}, 1, 0 -- fibers to resume, oldest first
+
+-- Called with (fiber, error, traceback) when a fiber's function raised; script.lua sets it.
+task.on_failure = nil
+
+function task.current()
+  return current
+end
+
+-- ---- running ---------------------------------------------------------------------------------------------------
+
+local function main(fn, a, b)
+  while true do
+    fn(a, b)
+    fn, a, b = yield(DONE)
+  end
+end
+
+local function retire(fiber)
+  fiber.fn, fiber.a = nil, nil
+  fiber.doom = nil
+  if pooled < POOL_MAX then
+    pooled = pooled + 1
+    pool[pooled] = fiber
+  end
+end
+
+local function failed(fiber, err)
+  local trace
+  if fiber.fault ~= nil and rawequal(fiber.fault, err) then
+    trace = fiber.fault_trace -- taken where it was raised, before with_timeout passed it on
+  elseif type(err) == "string" then
+    trace = traceback(fiber.co, err)
+  else
+    trace = traceback(fiber.co, tostring(err))
+  end
+  fiber.dead = true
+  task.on_failure(fiber, err, trace)
+end
+
+-- Resume a fiber: to start it with (fn, a, b), or to end its park with (true, value...) or (false, error).
+local function step(fiber, x, a, b)
+  current = fiber
+  local alive, what = resume(fiber.co, x, a, b)
+  current = nil
+  if not alive then return failed(fiber, what) end
+  if what == DONE then return retire(fiber) end
+end
+
+-- Run fn(a, b) in a fiber of its own, from the dispatcher.
+function task.start(fn, a, b)
+  local fiber
+  if pooled > 0 then
+    fiber = pool[pooled]
+    pool[pooled] = nil
+    pooled = pooled - 1
+  else
+    fiber = { co = create(main), parked = false, queued = false }
+    fibers[fiber] = true
+  end
+  fiber.fn, fiber.a = fn, a
+  return step(fiber, fn, a, b)
+end
+
+-- End the park of a fiber at once; only from the dispatcher.
+function task.resume(fiber, a, b)
+  return step(fiber, true, a, b)
+end
+
+-- End the park of a fiber when its turn comes; from anywhere.
+local function wake(fiber, ok, a)
+  if fiber.queued then return end
+  fiber.queued = true
+  fiber.ok, fiber.value = ok, a
+  last = last + 1
+  queue[last] = fiber
+end
+
+function task.wake(fiber, value)
+  return wake(fiber, true, value)
+end
+
+-- Run what is queued now; what these queue waits for the next turn. True when some is left.
+function task.run_queue()
+  local stop = last
+  while first <= stop do
+    local fiber = queue[first]
+    queue[first] = nil
+    first = first + 1
+    fiber.queued = false
+    if fiber.is_new then
+      fiber.is_new = false
+      step(fiber, fiber.fn, fiber.a)
+    else
+      local ok, value = fiber.ok, fiber.value
+      fiber.value = nil
+      step(fiber, ok, value)
+    end
+  end
+  if first > last then
+    first, last = 1, 0
+    return false
+  end
+  return true
+end
+
+-- ---- parking ---------------------------------------------------------------------------------------------------
+
+task.BOUNDARY = "cannot park here: a C function is between this call and its task (table.sort, string.gsub, require, "
+  .. "a metamethod of the C library); move the call out of that callback"
+
+-- Park the running fiber until somebody ends the park; returns what it was given.
+-- undo(arg): takes back what was registered to end it, when the park ends by a raise or never begins.
+function task.park(undo, arg)
+  local fiber = current
+  local err
+  if not fiber then
+    err = "cannot park outside a task: use rille.spawn, a handler, or `rille exec`"
+  elseif fiber.doom then
+    err = fiber.doom
+  elseif not isyieldable() then
+    err = task.BOUNDARY
+  end
+  if err then
+    if undo then undo(arg) end
+    if type(err) == "string" then misuse(err) end
+    error(err, 0)
+  end
+  fiber.undo, fiber.undo_arg = undo, arg
+  fiber.parked = true
+  local ok, a, b = yield(PARK)
+  fiber.parked = false
+  if ok then return a, b end
+  if type(a) == "string" then misuse(a) end
+  error(a, 0)
+end
+
+-- Make every parking call of a fiber raise err, the present one included.
+local function doom(fiber, err)
+  fiber.doom = err
+  if fiber.parked and not fiber.queued then
+    local undo = fiber.undo
+    if undo then
+      fiber.undo = nil
+      undo(fiber.undo_arg)
+    end
+    wake(fiber, false, err)
+  end
+end
+
+-- The end of a run: everything that is still parked is cancelled, so that scripts can clean up.
+function task.cancel_all()
+  for fiber in pairs(fibers) do
+    if fiber.parked and not fiber.dead then doom(fiber, task.cancelled) end
+  end
+end
+
+-- ---- rille.yield, with_timeout -----------------------------------------------------------------------------------
+
+-- One turn for the others.
+function task.yield()
+  local fiber = current
+  if fiber and not fiber.doom and isyieldable() then wake(fiber, true) end
+  return task.park()
+end
+
+local function leave_scope(fiber, scope)
+  fiber.scope = scope.outer
+  local err = fiber.cancelled and task.cancelled or nil
+  local outer = scope.outer
+  while outer and not err do
+    if outer.expired then err = task.timeout end
+    outer = outer.outer
+  end
+  fiber.doom = err
+end
+
+local function leave(fiber, scope, ok, err, ...)
+  scope:cancel()
+  leave_scope(fiber, scope)
+  if ok then return err, ... end
+  if rawequal(err, task.timeout) and scope.expired then return nil, "timeout" end
+  error(err, 0)
+end
+
+local function remember_fault(err)
+  local fiber = current
+  if fiber and err ~= task.timeout and err ~= task.cancelled and not rawequal(fiber.fault, err) then
+    fiber.fault, fiber.fault_trace = err, traceback(tostring(err), 2)
+  end
+  return err
+end
+
+local Scope = {}
+Scope.__index = Scope
+
+function Scope:fire()
+  self.id = nil
+  self.expired = true
+  doom(self.fiber, task.timeout)
+end
+
+function Scope:cancel()
+  if self.id then task.stop_timer(self.id) end
+  self.id = nil
+end
+
+-- Run fn(...) for at most s seconds: its results, or nil, "timeout". At the end of the time the parked call inside fn
+-- raises rille.timeout.
+function task.with_timeout(s, fn, ...)
+  local fiber = current
+  if not fiber then error("rille.with_timeout needs a task: use rille.spawn, a handler, or `rille exec`", 2) end
+  local scope = setmetatable({ fiber = fiber, outer = fiber.scope, expired = false }, Scope)
+  scope.id = task.start_timer(s, scope)
+  fiber.scope = scope
+  return leave(fiber, scope, xpcall(fn, remember_fault, ...))
+end
+
+-- ---- rille.spawn -----------------------------------------------------------------------------------------------
+
+local Task = {}
+Task.__index = Task
+
+local function finish(self, ok, ...)
+  self.fiber = nil
+  self.done, self.ok = true, ok
+  self.count = select("#", ...)
+  self.results = { ... }
+  local joiners = self.joiners
+  if not joiners then return end
+  self.joiners = nil
+  for i = 1, #joiners do wake(joiners[i], true) end
+end
+
+local function run_spawned(self)
+  local args = self.args
+  self.args = nil
+  finish(self, true, self.fn(unpack(args, 1, args.n)))
+end
+task.run_spawned = run_spawned
+
+-- The error path of run_spawned, called by script.lua after it logged.
+function task.spawn_failed(self, err)
+  finish(self, false, err)
+end
+
+-- Run fn(a) in a fiber of its own when its turn comes; from anywhere.
+local function start_later(fn, a)
+  local fiber = { co = create(main), parked = false, queued = true, is_new = true, fn = fn, a = a }
+  fibers[fiber] = true
+  last = last + 1
+  queue[last] = fiber
+  return fiber
+end
+task.start_later = start_later
+
+-- Run fn(...) in a task of its own; it starts when the caller parks or returns.
+function task.spawn(fn, ...)
+  if type(fn) ~= "function" then
+    error(("bad argument #1 to 'spawn' (function expected, got %s)"):format(type(fn)), 2)
+  end
+  state.need_loop("spawn")
+  local self = setmetatable({ fn = fn, args = { n = select("#", ...), ... }, done = false }, Task)
+  self.fiber = start_later(run_spawned, self)
+  return self
+end
+
+local function forget_joiner(arg)
+  local joiners = arg.task.joiners
+  for i = 1, joiners and #joiners or 0 do
+    if joiners[i] == arg.fiber then
+      table.remove(joiners, i)
+      return
+    end
+  end
+end
+
+-- Park until the task ends: its results, or nil and the error ("cancelled" for a cancelled one).
+function Task:join()
+  while not self.done do
+    self.joiners = self.joiners or {}
+    self.joiners[#self.joiners + 1] = current
+    task.park(forget_joiner, { task = self, fiber = current })
+  end
+  if self.ok then return unpack(self.results, 1, self.count) end
+  local err = self.results[1]
+  if rawequal(err, task.cancelled) or rawequal(err, task.timeout) then err = tostring(err) end
+  return nil, err
+end
+
+-- Make the parked call of the task raise rille.cancelled, and each later one. A task that has not started never does.
+function Task:cancel()
+  local fiber = self.fiber
+  if not fiber then return false end
+  if fiber.is_new then
+    fiber.fn, fiber.a = function() end, nil
+    finish(self, false, task.cancelled)
+    return true
+  end
+  fiber.cancelled = true
+  doom(fiber, task.cancelled)
+  return true
+end
+
+function Task:is_done()
+  return self.done
+end
+
+return task

@@ -1,0 +1,178 @@
+-- timer: spans of time and descriptors that tasks wait for, and the timers of rille.after and rille.every.
+--
+-- The clockwork is in C (core/watch.c). A token names what waits for an event of it: a fiber, or a table with fire().
+
+local C = require "rille.core"
+local errors = require "rille.errors"
+local state = require "rille.state"
+local task = require "rille.task"
+
+local timer = {}
+
+local entries, ids = {}, {}
+local free, free_count = {}, 0
+local used = 0
+
+local function start(fd, mask, ms, entry)
+  local token
+  if free_count > 0 then
+    token = free[free_count]
+    free_count = free_count - 1
+  else
+    used = used + 1
+    token = used
+  end
+  local id = C.rille_watch_start(state.handle, fd, mask, ms, token)
+  if id < 0 then
+    free_count = free_count + 1
+    free[free_count] = token
+    return nil, errors.text[-id]
+  end
+  entries[token], ids[token] = entry, id
+  return token
+end
+
+local function forget(token)
+  entries[token], ids[token] = false, false
+  free_count = free_count + 1
+  free[free_count] = token
+end
+
+local function stop(token)
+  local id = ids[token]
+  if not id then return end
+  C.rille_watch_stop(state.loop, id)
+  forget(token)
+end
+
+local function seconds(s, what, level)
+  if type(s) ~= "number" or s ~= s or s < 0 then
+    error(("bad argument to '%s' (seconds, 0 or more, expected, got %s)"):format(what, tostring(s)), level + 1)
+  end
+  return s * 1000
+end
+timer.seconds = seconds
+
+-- An event of core/watch.c; arg: 0 the time is over, else what the descriptor is ready for.
+function timer.event(token, arg)
+  local entry = entries[token]
+  if not entry then return end
+  forget(token)
+  if entry.co then
+    if not entry.queued then return task.resume(entry, arg) end
+  else
+    return entry:fire(arg)
+  end
+end
+
+function task.start_timer(s, entry)
+  local token, err = start(-1, 0, seconds(s, "with_timeout", 3), entry)
+  if not token then error(err, 3) end
+  return token
+end
+task.stop_timer = stop
+
+-- Park the running task for s seconds.
+function timer.sleep(s)
+  local ms = seconds(s, "sleep", 2)
+  state.need_loop("sleep")
+  local token, err = start(-1, 0, ms, task.current() or timer)
+  if not token then error(err, 2) end
+  task.park(stop, token)
+end
+
+-- Park until woken, at most s seconds (nil: for ever). undo(arg) takes back the registration of who would wake it.
+-- Returns the value given to task.wake, or nil, "timeout".
+local function stop_both(arg)
+  stop(arg.token)
+  if arg.undo then arg.undo(arg.arg) end
+end
+
+function timer.park(s, undo, arg)
+  if not s then return (task.park(undo, arg)) end
+  local fiber = task.current()
+  local token, err = start(-1, 0, seconds(s, "timeout", 3), fiber or timer)
+  if not token then error(err, 3) end
+  local result = task.park(stop_both, { token = token, undo = undo, arg = arg })
+  if result == 0 then
+    if undo then undo(arg) end
+    return nil, "timeout"
+  end
+  stop(token)
+  return result
+end
+
+-- Park until fd is readable ("r"), writable ("w") or either ("rw"); true, or nil, err.
+function timer.wait(fd, mode, timeout)
+  state.need_loop("wait")
+  local mask = mode == "r" and 1 or mode == "w" and 2 or mode == "rw" and 3
+  if type(fd) ~= "number" or not mask then
+    error("bad argument to 'wait' (a descriptor number and \"r\", \"w\" or \"rw\" expected)", 2)
+  end
+  if fd < 0 then return nil, "invalid argument" end
+  local ms = timeout and seconds(timeout, "wait", 2) or 0
+  if timeout and ms == 0 then ms = 1 end
+  local token, err = start(fd, mask, ms, task.current() or timer)
+  if not token then return nil, err end
+  local ready = task.park(stop, token)
+  if ready == 0 then return nil, "timeout" end
+  return true
+end
+
+-- ---- rille.after, rille.every ----------------------------------------------------------------------------------
+
+local Timer = {}
+Timer.__index = Timer
+
+local function run(self)
+  if self.is_cancelled then return end
+  self.fn()
+  if self.every and not self.is_cancelled and state.loop then self.token = start(-1, 0, self.every, self) end
+end
+timer.run = run
+
+function Timer:fire()
+  self.token = nil
+  return task.start(run, self)
+end
+
+-- No further call; one that runs goes on. True when there was one to come.
+function Timer:cancel()
+  local pending = not self.is_cancelled and (self.token ~= nil or self.every ~= nil)
+  self.is_cancelled = true
+  if self.token then stop(self.token) end
+  self.token = nil
+  return pending
+end
+
+local function make(name, s, fn, every)
+  local ms = seconds(s, name, 3)
+  if type(fn) ~= "function" then
+    error(("bad argument #2 to '%s' (function expected, got %s)"):format(name, type(fn)), 3)
+  end
+  if every and ms < 1 then ms = 1 end
+  local self = setmetatable({ fn = fn, every = every and ms or nil, is_cancelled = false }, Timer)
+  local token, err = start(-1, 0, ms, self)
+  if not token then error(err, 3) end
+  self.token = token
+  return self
+end
+
+-- Call fn in a task of its own, once, s seconds from now.
+function timer.after(s, fn)
+  state.need_loop("after")
+  return make("after", s, fn, false)
+end
+
+-- Call fn every s seconds; the next wait begins when fn has returned. An error in fn is logged and the timer goes on.
+function timer.every(s, fn)
+  state.need_loop("every")
+  return make("every", s, fn, true)
+end
+
+-- The error path of run, called by script.lua after it logged.
+function timer.failed(self)
+  if self.every and not self.is_cancelled then self.token = start(-1, 0, self.every, self) end
+end
+
+return timer
