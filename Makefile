@@ -52,7 +52,7 @@ core: $(CORE)
 
 $(CORE): $(OBJECTS)
 	@mkdir -p $(@D)
-	$(Q)$(CC) -shared -pthread $(SANITIZE) -Wl,-Bsymbolic-functions -Wl,-z,nodelete $(LDFLAGS) $^ -lm -o $@.new
+	$(Q)$(CC) -shared -pthread $(SANITIZE) -Wl,-Bsymbolic-functions -Wl,-z,nodelete,-z,now $(LDFLAGS) $^ -lm -o $@.new
 	@mv $@.new $@
 
 # core/export.h makes what rille.h declares visible; everything else stays inside the library.
@@ -106,7 +106,7 @@ c-tests: $(C_TESTS)
 # The same tests with another library: RILLE_CORE tells lua/rille/core.lua which one. Servers that specs start inherit it.
 
 ASAN = BUILD=build/asan CORE=build/asan/core.so \
-       SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer'
+       SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -DRILLE_CHECKED'
 TSAN = BUILD=build/tsan CORE=build/tsan/core.so SANITIZE=-fsanitize=thread
 
 asan: test-deps
@@ -114,8 +114,8 @@ asan: test-deps
 	@$(MAKE) --no-print-directory -j$(JOBS) c-tests $(ASAN)
 	@RILLE_CORE=$(CURDIR)/build/asan/core.so LUAJIT=$(LUAJIT) \
 	  PRELOAD="$$($(CC) -print-file-name=libasan.so):$$($(CC) -print-file-name=libubsan.so)" \
-	  ASAN_OPTIONS=detect_leaks=1:halt_on_error=1:abort_on_error=0:exitcode=99 UBSAN_OPTIONS=print_stacktrace=1 \
-	  LSAN_OPTIONS=suppressions=$(CURDIR)/.ci/lsan.supp:print_suppressions=0 \
+	  ASAN_OPTIONS=detect_leaks=1:halt_on_error=1:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
+	  LSAN_OPTIONS=exitcode=0:suppressions=$(CURDIR)/.ci/lsan.supp:print_suppressions=0 \
 	  .ci/tests $(patsubst build/%,build/asan/%,$(C_TESTS)) $(SPECS)
 
 # C tests that start threads

@@ -27,7 +27,7 @@ static inline void poison(rille_block *block, int pattern) {
 }
 
 static __attribute__((noinline)) rille_block *block_make(unsigned index, size_t size) {
-  rille_block *block = malloc(BLOCK_HEADER_SIZE + size);
+  rille_block *block = rille_cache_alloc(BLOCK_HEADER_SIZE + size);
   if (!block) return NULL;
   block->data = (uint8_t *)block + BLOCK_HEADER_SIZE;
   block->size = size;
@@ -101,7 +101,7 @@ static inline void *small_take(unsigned index) {
   struct cache *cache = cache_get();
   if (!cache) return NULL;
   void *object = object_take(cache, index);
-  return object ? object : aligned_alloc(64, rille_cache_object_size(index));
+  return object ? object : rille_cache_alloc(rille_cache_object_size(index));
 }
 
 static inline void small_give(unsigned index, void *object) {

@@ -82,6 +82,9 @@ void rille_block_thread_end(void);
  * other running threads are theirs alone and stay. */
 void rille_block_purge(void);
 
+/* For tests: the next n allocations from the system work, then all fail; below 0 (as it starts) none does. */
+void rille_block_fail_after(int n);
+
 /* upper bound of the shared pool in bytes; 0 keeps nothing */
 void rille_block_limit(size_t shared_bytes_max);
 

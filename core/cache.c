@@ -42,6 +42,17 @@ static uint32_t bin_max(unsigned index) {
   return (uint32_t)(fit < BIN_OBJECTS_MAX ? fit : BIN_OBJECTS_MAX);
 }
 
+static _Atomic int allocations_left = -1;
+
+void rille_block_fail_after(int n) { atomic_store_explicit(&allocations_left, n, memory_order_relaxed); }
+
+void *rille_cache_alloc(size_t size) {
+  int left = atomic_load_explicit(&allocations_left, memory_order_relaxed);
+  if (left == 0) return NULL;
+  if (left > 0) atomic_store_explicit(&allocations_left, left - 1, memory_order_relaxed);
+  return aligned_alloc(64, (size + 63) & ~(size_t)63);
+}
+
 /* Cut the list after `keep` objects; the older rest is returned. */
 static struct free_object *bin_cut(struct bin *bin, uint32_t keep) {
   struct free_object **at = &bin->head;
@@ -112,7 +123,7 @@ static void key_make(void) { key_error = pthread_key_create(&key, cache_end); }
 __attribute__((noinline, cold)) struct cache *rille_cache_make(void) {
   pthread_once(&key_once, key_make);
   if (key_error) return NULL;
-  struct cache *cache = aligned_alloc(64, (sizeof *cache + 63) & ~(size_t)63);
+  struct cache *cache = rille_cache_alloc(sizeof *cache);
   if (!cache) return NULL;
   memset(cache, 0, sizeof *cache);
   for (unsigned i = 0; i < BIN_COUNT; i++) cache->bins[i].max = bin_max(i);

@@ -85,6 +85,8 @@ struct free_object *rille_cache_refill(struct cache *cache, unsigned index);
 void rille_cache_spill(struct cache *cache, unsigned index);
 /* for a thread without a cache (no memory for one), which still has to be able to give back */
 void rille_cache_give_shared(unsigned index, void *object);
+/* memory from the system, aligned to a cache line; NULL when there is none */
+void *rille_cache_alloc(size_t size);
 /* bytes of one object of a bin; 0 for cells, which are not counted and never freed */
 size_t rille_cache_object_size(unsigned index);
 

@@ -35,7 +35,7 @@ static inline void slot_give(struct cache *cache, rille_cell_slot *slot) {
 
 static __attribute__((noinline, cold)) rille_cell_slot *slab_make(struct cache *cache) {
   size_t size = CELLS_PER_SLAB * sizeof(rille_cell_slot);
-  rille_cell_slot *slots = aligned_alloc(64, size);
+  rille_cell_slot *slots = rille_cache_alloc(size);
   if (!slots) return NULL;
   memset(slots, 0, size);
   struct slab *slab = (struct slab *)(void *)slots; /* the first place holds the link of the slabs */

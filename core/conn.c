@@ -137,7 +137,7 @@ int rille_conn_begin(rille_conn *c) {
 }
 
 int rille_conn_done(rille_conn *c) {
-  c->tasks--;
+  if (c->tasks > 0) c->tasks--;
   bool consumed = c->flags & RILLE_CONN_CONSUMED || rille_conn_input_held(c) > 0;
   rille_conn_release(c);
   if (consumed && c->flags & RILLE_CONN_SERVED && !(c->flags & RILLE_CONN_CLOSING) && rille_conn_input_len(c) > 0) {

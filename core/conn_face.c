@@ -136,8 +136,8 @@ int rille_conn_read_until(rille_conn *c, const char *delim, size_t delim_size, d
 int rille_conn_release(rille_conn *c) {
   if (!c->in) return RILLE_OK;
   if (rille_linkbuffer_held(c->in) > 0) c->flags |= RILLE_CONN_CONSUMED;
-  rille_linkbuffer_end_borrow(c->in);
   if (rille_linkbuffer_len(c->in) == 0) rille_conn_give_input(c);
+  else rille_linkbuffer_end_borrow(c->in);
   if (c->flags & RILLE_CONN_FULL) rille_conn_mark_dirty(c);
   return RILLE_OK;
 }
@@ -146,7 +146,7 @@ int rille_conn_release(rille_conn *c) {
 
 static int written(rille_conn *c, int err) {
   if (err) return err;
-  return rille_conn_output_len(c) > c->high_water ? RILLE_PARK : RILLE_OK;
+  return rille_conn_output_len(c) > c->high_water ? rille_conn_wait_output(c, -1) : RILLE_OK;
 }
 
 int rille_conn_write(rille_conn *c, const char *bytes, size_t size) {

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 enum {
@@ -22,6 +23,19 @@ enum {
   OPS_BETWEEN_LOOKS = 16, /* at the clock */
   OPS_A_TURN = 1024
 };
+
+/* ---- system calls ----------------------------------------------------------------------------------------------
+
+   libc's read and send are cancellation points: in a process with threads each pays two atomic exchanges for a feature
+   that is not used here. These go straight to the kernel. */
+
+static ssize_t read_some(int fd, void *to, size_t size) {
+  return syscall(SYS_read, fd, to, size);
+}
+
+static ssize_t send_some(int fd, const void *from, size_t size) {
+  return syscall(SYS_sendto, fd, from, size, MSG_NOSIGNAL, NULL, 0);
+}
 
 /* ---- buffers come with bytes and go with them ------------------------------------------------------------------ */
 
@@ -177,7 +191,7 @@ static bool receive_once(rille_conn *c, bool end_is_near) {
 
   ssize_t got;
   do {
-    got = count == 1 ? read(c->fd, areas[0].iov_base, areas[0].iov_len) : readv(c->fd, areas, count);
+    got = count == 1 ? read_some(c->fd, areas[0].iov_base, areas[0].iov_len) : readv(c->fd, areas, count);
   } while (got < 0 && errno == EINTR);
   if (got <= 0) {
     rille_linkbuffer_commit(c->in, 0);
@@ -227,7 +241,7 @@ static void break_output(rille_conn *c) {
 
 static ssize_t send_areas(const rille_conn *c, struct iovec *areas, int count) {
   if (!(c->flags & RILLE_CONN_SOCKET)) return writev(c->fd, areas, count);
-  if (count == 1) return send(c->fd, areas[0].iov_base, areas[0].iov_len, MSG_NOSIGNAL);
+  if (count == 1) return send_some(c->fd, areas[0].iov_base, areas[0].iov_len);
   struct msghdr message = {.msg_iov = areas, .msg_iovlen = (size_t)count};
   return sendmsg(c->fd, &message, MSG_NOSIGNAL);
 }
@@ -259,6 +273,8 @@ int rille_conn_send(rille_conn *c) {
     if ((size_t)sent < size) {
       c->flags |= RILLE_CONN_BLOCKED;
       rille_conn_arm(c); /* the write time-out runs from here */
+    } else if (count < AREAS_MAX) {
+      break; /* that was all */
     }
     i++;
   }

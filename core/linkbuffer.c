@@ -1,6 +1,7 @@
 /*
  * linkbuffer: life of a LinkBuffer (new, close, free, reset, shrink) and append, which splices one into another. All of
- * it needs both sides of the buffer: the caller sees to it that nobody reads or writes it at the same time.
+ * it needs both sides of the buffer: the caller sees to it that nobody reads or writes it at the same time. Only the
+ * target of append may be read meanwhile.
  */
 #include "node.h"
 
@@ -140,13 +141,12 @@ static void replace_first(rille_linkbuffer *other, rille_node *node) {
 }
 
 /* Bytes that could be read in the source wait for a flush in the target. Somebody may hold them (a slice, a taken
- * buffer), so the room behind them is given up: malloc_ack could cut into them and write over them. */
+ * buffer), so what malloc_ack cuts off them must not be written to again. */
 static void unpublish(rille_node *first, rille_node *last) {
   for (rille_node *node = first;; node = node->next) {
     if (node_ready(node) > 0) {
       atomic_store_explicit(&node->flushed, node->read, memory_order_relaxed);
       node->fixed = true;
-      node->limit = node->write;
     }
     atomic_store_explicit(&node->sealed, 0, memory_order_relaxed);
     if (node == last) return;

@@ -3,7 +3,7 @@
  *
  * One reader and one writer, each on its own thread, may work at once without a lock: the reader owns head and read, the
  * writer owns flush and write; what crosses is a node's `flushed` end, its `sealed` mark and the two byte totals, each
- * stored by one side only. append and close need both sides.
+ * stored by one side only. close needs both sides, append needs both of its source and the writer's of its target.
  *
  * This header holds what the rest of the core uses besides rille.h.
  */

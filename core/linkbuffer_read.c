@@ -51,7 +51,7 @@ void rille_linkbuffer_copy(rille_linkbuffer *b, size_t skip, uint8_t *to, size_t
 int rille_linkbuffer_share(rille_linkbuffer *b, size_t n, rille_chain *chain) {
   *chain = (rille_chain){0};
   if (n == 0) return RILLE_OK;
-  for (rille_node *node = rille_linkbuffer_front(b); n > 0; node = node->next) {
+  for (rille_node *node = rille_linkbuffer_front(b);; node = node->next) {
     size_t k = node_ready(node);
     if (k > n) k = n;
     if (k > 0 && rille_chain_add(chain, node->block, node->read, k) != RILLE_OK) {
@@ -59,8 +59,8 @@ int rille_linkbuffer_share(rille_linkbuffer *b, size_t n, rille_chain *chain) {
       return RILLE_ERR_NO_MEMORY;
     }
     n -= k;
+    if (n == 0) return RILLE_OK; /* before looking at next, which may still be the writer's */
   }
-  return RILLE_OK;
 }
 
 /* Free the nodes that are read to the end. */

@@ -79,9 +79,11 @@ double rille_linkbuffer_malloc_len(const rille_linkbuffer *b) { return (double)b
 
 static inline void publish(rille_linkbuffer *b) {
   rille_node *last = b->write_node;
-  for (rille_node *node = b->flush; node != last; node = node->next) {
+  for (rille_node *node = b->flush; node != last;) {
+    rille_node *next = node->next;
     atomic_store_explicit(&node->flushed, node->write, memory_order_release);
-    node_seal(node);
+    node_seal(node); /* from here on the reader may free it */
+    node = next;
   }
   atomic_store_explicit(&last->flushed, last->write, memory_order_release);
   b->flush = last;

@@ -199,9 +199,11 @@ static void run_states(rille_loop *loop, bool first) {
       rille_state_dispatch(state);
       worked = true;
     }
-    tidy(loop);
-    if (!worked) return;
-    loop->worked = true;
+    tidy(loop); /* may end connections, and so make work */
+    loop->worked |= worked;
+    bool again = false;
+    for (uint32_t i = 0; i < loop->state_count; i++) again |= rille_state_has_work(loop->states[i]);
+    if (!again) return;
   }
 }
 

@@ -134,6 +134,7 @@ static inline int buffer_writable(const rille_linkbuffer *b) {
 
 /* A length that Lua passed: 0 or RILLE_ERR_INVALID. Lengths beyond 2^63 become SIZE_MAX, they are never cut. */
 static inline int buffer_size(double n, size_t *size) {
+  *size = 0;
   if (!(n >= 0) || n > 1e300) return RILLE_ERR_INVALID;
   if (n >= 0x1p63) {
     *size = SIZE_MAX;

@@ -100,7 +100,8 @@ typedef struct rille_slice {
 /* Take a counted reference in place: the slice now answers to a cell of its own. Retaining it again counts up. One thread
  * at a time uses a slice; a retained one may change hands. */
 int rille_slice_retain(rille_slice *s);
-/* Drop a reference of rille_slice_retain; harmless on a slice that is not retained (it expires by itself). */
+/* Drop a reference of rille_slice_retain: 1 when there are more, 0 when that was the last or s was not retained (harmless,
+ * it expires by itself). */
 int rille_slice_release(rille_slice *s);
 /* A retained slice of its own over the same bytes, one reference, for another owner or thread; out may be s. */
 int rille_slice_copy(const rille_slice *s, rille_slice *out /* owned */);

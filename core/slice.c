@@ -55,8 +55,10 @@ static void end(rille_cell_slot *slot) {
 
 int rille_slice_release(rille_slice *s) {
   rille_cell_slot *slot = owned_slot(s);
-  if (slot && --slot->refs == 0) end(slot);
-  return RILLE_OK;
+  if (!slot) return 0;
+  if (--slot->refs > 0) return 1;
+  end(slot);
+  return 0;
 }
 
 void rille_slice_collect(rille_slice *s) {

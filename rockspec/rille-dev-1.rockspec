@@ -16,7 +16,10 @@ is a Lua script that reads zero-copy slices out of the socket's buffers and is h
 supported_platforms = { "linux" }
 dependencies = {
   "lua >= 5.1, < 5.2", -- LuaJIT: the Makefile asks for its headers, the command for its interpreter
-  "lua-cjson",
+}
+test_dependencies = {
+  "busted",
+  "lua-cjson", -- the library itself does without
 }
 build = {
   type = "make",

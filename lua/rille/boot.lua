@@ -12,6 +12,7 @@ local log = require "rille.log"
 local script = require "rille.script"
 local state = require "rille.state"
 local task = require "rille.task"
+local timer = require "rille.timer"
 
 local boot = {}
 
@@ -28,6 +29,7 @@ function boot.attach(loop, handle, plan)
   state.loop_id, state.loop_count = plan.loop_id, plan.loop_count
   state.services = {}
   state.shutdown_hooks = {}
+  task.is_host = plan.is_host or false
   -- Connections that a script makes itself (pair, adopt): no hooks, no time-outs but linger.
   state.default_service = listener.service({}, { timeouts = { linger = plan.linger or 2 }, limits = plan.limits })
   log.set_context(plan.label, plan.loop_id)
@@ -36,6 +38,8 @@ end
 
 function boot.detach()
   coroutines.restore()
+  task.reset()
+  timer.reset()
   log.set_context(nil, 0)
   state.loop, state.handle, state.inbox, state.clock = nil, nil, nil, nil
   state.script, state.services, state.default_service = nil, {}, nil
@@ -47,8 +51,8 @@ local function seed()
   local file = io.open("/dev/urandom", "rb")
   local bytes = file and file:read(6)
   if file then file:close() end
-  local n = os.time()
-  for i = 1, bytes and #bytes or 0 do n = (n * 256 + bytes:byte(i)) % 2 ^ 52 end
+  local n = bytes and 0 or os.time()
+  for i = 1, bytes and #bytes or 0 do n = n * 256 + bytes:byte(i) end
   math.randomseed(n)
 end
 boot.seed = seed
@@ -56,7 +60,7 @@ boot.seed = seed
 local function print_to_log(...)
   local parts = { ... }
   for i = 1, select("#", ...) do parts[i] = tostring(parts[i]) end
-  log.info("%s", table.concat(parts, "\t"))
+  log.record("info", 1, nil, "%s", table.concat(parts, "\t"))
 end
 
 -- ---- servers ---------------------------------------------------------------------------------------------------
@@ -113,19 +117,28 @@ end
 
 function boot.run_shutdown_hooks()
   local hooks = state.shutdown_hooks
-  state.is_stopping = true
   while #hooks > 0 do table.remove(hooks)() end
   C.rille_loop_hooks_done(state.loop)
 end
 -- One hook that fails does not keep the others from running.
-script.on_error(boot.run_shutdown_hooks, "on_shutdown", function() task.start(boot.run_shutdown_hooks) end)
+script.on_error(boot.run_shutdown_hooks, "on_shutdown", function() task.start_later(boot.run_shutdown_hooks) end)
 
-local function announce(addresses)
-  for _, address in ipairs(addresses) do log.info("listening on %s", address) end
+-- What is done when the loop accepts: the addresses go to the log, the lines of the banner to stderr as they are.
+function boot.announcer(banner)
+  return function(addresses)
+    for _, address in ipairs(addresses) do log.info("listening on %s", address) end
+    for _, line in ipairs(banner or {}) do io.stderr:write(line, "\n") end
+  end
 end
-boot.announce = announce
 
 -- ---- a state of its own ----------------------------------------------------------------------------------------
+
+-- require looks in the script's folder first.
+function boot.look_beside(path)
+  local folder = path:match("^(.*/)[^/]*$") or "./"
+  package.path = folder .. "?.lua;" .. folder .. "?/init.lua;" .. package.path
+  package.cpath = folder .. "?.so;" .. package.cpath
+end
 
 -- What rille_state_new runs: the dispatcher, or nil and a message. Addresses come as numbers.
 function boot.main(loop_address, state_address, bytes)
@@ -138,9 +151,7 @@ function boot.main(loop_address, state_address, bytes)
   _G.print = print_to_log
   local path, message = script.find(plan.server.script)
   if not path then return nil, message end
-  local folder = path:match("^(.*/)[^/]*$") or "./"
-  package.path = folder .. "?.lua;" .. folder .. "?/init.lua;" .. package.path
-  package.cpath = folder .. "?.so;" .. package.cpath
+  boot.look_beside(path)
   local hooks, value = script.load(path, plan.server.options)
   if not hooks then return nil, value end
   state.script = hooks
@@ -154,7 +165,7 @@ function boot.main(loop_address, state_address, bytes)
   end
   local listeners, why = boot.serve(plan.server, hooks)
   if not listeners then return nil, why end
-  boot.start_with({ { hooks = hooks, listeners = listeners } }, announce)
+  boot.start_with({ { hooks = hooks, listeners = listeners } }, boot.announcer(plan.banner))
   return dispatch.run
 end
 

@@ -47,7 +47,8 @@ if not path then
 end
 
 -- ffi.load looks a bare name up in the system's directories.
-local loaded, C = pcall(ffi.load, path:find("/", 1, true) and path or "./" .. path)
+path = path:find("/", 1, true) and path or "./" .. path
+local loaded, C = pcall(ffi.load, path)
 if not loaded then error("rille: cannot load " .. path .. ": " .. tostring(C), 0) end
 
 ffi.cdef "const char *rille_cdef(void);"
@@ -60,5 +61,6 @@ if abi ~= ABI then
   error(("rille: %s has ABI %d, its Lua files need ABI %d: run make clean all, or reinstall the rock"):format(path, abi, ABI), 0)
 end
 
+registry["rille.core.path"] = path -- server.lua needs a C function of Lua's own kind from it
 registry["rille.core"] = C
 return C

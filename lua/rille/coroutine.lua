@@ -8,8 +8,9 @@ local raw = {
   status = coroutine.status, running = coroutine.running, isyieldable = coroutine.isyieldable,
 }
 local create, resume, yield, running = raw.create, raw.resume, raw.yield, raw.running
-local isyieldable = raw.isyieldable
+local isyieldable, status = raw.isyieldable, raw.status
 local PARK = task.PARK
+local passing = task.passing
 
 local parked = setmetatable({}, { __mode = "k" }) -- inner coroutines whose park is being handed on
 
@@ -30,6 +31,7 @@ end
 
 local function script_resume(co, ...)
   if parked[co] then return false, "cannot resume a coroutine that is parked" end
+  if not passing[co] and type(co) == "thread" then passing[co] = true end
   return pass(co, resume(co, ...))
 end
 
@@ -45,21 +47,29 @@ end
 
 local function script_yield(...)
   local fiber = task.current()
-  if fiber and fiber.co == running() then
-    error("coroutine.yield outside a coroutine of the script's own: use rille.yield() to let others run", 2)
-  end
+  if fiber and fiber.co == running() then error(task.YIELDED, 2) end
   return yield(...)
+end
+
+-- A parked one is not the caller's to resume: to others it looks as one that resumed another.
+local function script_status(co)
+  return parked[co] and "normal" or status(co)
 end
 
 local M = {}
 
--- Put these into the global coroutine table; M.restore() puts Lua's own back.
+local before
+
+-- Put these into the global coroutine table; M.restore() puts back what was there.
 function M.install()
-  coroutine.resume, coroutine.wrap, coroutine.yield = script_resume, script_wrap, script_yield
+  before = { coroutine.resume, coroutine.wrap, coroutine.yield, coroutine.status }
+  coroutine.resume, coroutine.wrap, coroutine.yield, coroutine.status = script_resume, script_wrap, script_yield, script_status
 end
 
 function M.restore()
-  coroutine.resume, coroutine.wrap, coroutine.yield = raw.resume, raw.wrap, raw.yield
+  if not before then return end
+  coroutine.resume, coroutine.wrap, coroutine.yield, coroutine.status = unpack(before)
+  before = nil
 end
 
 return M

@@ -9,10 +9,12 @@ local state = require "rille.state"
 local task = require "rille.task"
 local timer = require "rille.timer"
 
-local start = task.start
+local call = task.call
+local is_worker = task.is_worker
 local conn_at = conn.at
 local resume_reader, resume_writers = conn.resume_reader, conn.resume_writers
-local timer_event, run_queue = timer.event, task.run_queue
+local timer_event = timer.event
+local run_inbox, run_queue = task.run_inbox, task.run_queue
 
 local EVENT_REQUEST, EVENT_READ, EVENT_WRITE = C.RILLE_EVENT_REQUEST, C.RILLE_EVENT_READ, C.RILLE_EVENT_WRITE
 local EVENT_WATCH, EVENT_OPEN, EVENT_IDLE = C.RILLE_EVENT_WATCH, C.RILLE_EVENT_OPEN, C.RILLE_EVENT_IDLE
@@ -30,12 +32,12 @@ end
 
 -- ---- drivers ---------------------------------------------------------------------------------------------------
 
+-- No loop here: one that mostly runs once would keep its caller from being compiled.
 local function serve(self)
   local p = self._p
-  while C.rille_conn_begin(p) == 1 do
-    self._on_request(self)
-    if C.rille_conn_done(p) == 0 then return end
-  end
+  if C.rille_conn_begin(p) == 0 then return end
+  self._on_request(self)
+  if C.rille_conn_done(p) == 1 then return serve(self) end
 end
 
 script.on_error(serve, "on_request", function(self)
@@ -90,7 +92,8 @@ local function forget(self, err)
 end
 
 -- on_close functions, last added first, then the script's hook. One that raises does not keep the others from running.
-local function close(self, err)
+local function close(self)
+  local err = self._end
   local closers = rawget(self, "_closers")
   while closers and #closers > 0 do table.remove(closers)(self, err) end
   local service = service_of(self)
@@ -101,16 +104,16 @@ local function close(self, err)
   forget(self, err)
 end
 
-script.on_error(close, "on_close", function(self) start(close, self, self._end) end)
+script.on_error(close, "on_close", function(self) task.start_later(close, self) end)
 
 -- ---- the inbox -------------------------------------------------------------------------------------------------
 
 local function rare_event(kind, slot, arg)
   if kind == EVENT_START then
-    if dispatch.on_start then start(dispatch.on_start) end
+    if dispatch.on_start then call(dispatch.on_start) end
     return
   elseif kind == EVENT_STOP then
-    if dispatch.on_stop then start(dispatch.on_stop) else C.rille_loop_hooks_done(state.loop) end
+    if dispatch.on_stop then call(dispatch.on_stop) else C.rille_loop_hooks_done(state.loop) end
     return
   elseif kind == EVENT_END then
     return task.cancel_all()
@@ -118,29 +121,34 @@ local function rare_event(kind, slot, arg)
   local self = conn_at(slot)
   if not self then return end
   if kind == EVENT_OPEN then
-    return start(open, self)
+    return call(open, self)
   elseif kind == EVENT_DISCONNECT then
-    return start(disconnect, self)
+    return call(disconnect, self)
   elseif kind == EVENT_IDLE then
-    return start(idle, self, arg)
+    return call(idle, self, arg)
   elseif kind == EVENT_CLOSE then
     local err = arg ~= 0 and errors.text[-arg] or nil
     self._end = err
-    return start(close, self, err)
+    return call(close, self)
   end
 end
 
--- One call a turn. True when tasks are left that can run.
-function dispatch.run()
+-- The next event as plain values: a reference to the struct that stood in a local of the loop below would be made into an
+-- object at each resume.
+local function take_event(inbox)
+  local at = inbox.next
+  inbox.next = at + 1
+  local event = inbox.items[at]
+  return event.kind, event.slot, event.arg
+end
+
+local function go_through()
   local inbox = state.inbox
   while inbox.next < inbox.count do
-    local at = inbox.next
-    inbox.next = at + 1
-    local event = inbox.items[at]
-    local kind, slot, arg = event.kind, event.slot, event.arg
+    local kind, slot, arg = take_event(inbox)
     if kind == EVENT_REQUEST then
       local self = conn_at(slot)
-      if self then start(serve, self) end
+      if self then call(serve, self) end
     elseif kind == EVENT_READ then
       resume_reader(slot)
     elseif kind == EVENT_WATCH then
@@ -150,7 +158,18 @@ function dispatch.run()
     else
       rare_event(kind, slot, arg)
     end
+    if not is_worker() then return end
   end
+end
+
+local function is_empty()
+  local inbox = state.inbox
+  return inbox.next >= inbox.count
+end
+
+-- One call a turn. True when tasks are left that can run.
+function dispatch.run()
+  if not is_empty() then run_inbox(go_through, is_empty) end
   return run_queue()
 end
 

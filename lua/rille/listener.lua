@@ -92,7 +92,8 @@ function M.listen(url, handler, settings)
   end
   local hooks, message = script.hooks_of(handler, "given to rille.listen")
   if not hooks then misuse(message) end
-  settings = require("rille.config").server(settings or {}, "rille.listen")
+  settings, message = require("rille.config").server(settings or {}, "rille.listen")
+  if not settings then misuse(message) end
   return M.open(M.service(hooks, settings), url, settings)
 end
 

@@ -112,14 +112,15 @@ function log.error(...)
   if C.rille_log_is_enabled(ERROR) ~= 0 then write(ERROR, ...) end
 end
 
--- For the library, which logs in the name of others. site, whose rate it is: a string that names the place, or the number
--- of calls above the caller's own (1: the line that called the function which calls this). conn: an id, or nil.
+-- For the library, which logs in the name of others. site, whose rate it is: a string that names the place, or the
+-- number of calls above the caller's own (1: the line that called the function which calls this). conn: an id, or nil.
 function log.record(name, site, conn, ...)
   local level = levels[name]
   if C.rille_log_is_enabled(level) == 0 then return end
   local text = message_of(...)
+  local key = type(site) == "number" and site_at(site + 2) or site_of(site, 0)
   context.conn = conn or 0
-  C.rille_log_write(level, type(site) == "number" and site_at(site + 2) or site_of(site, 0), context, text, #text, nil, 0)
+  C.rille_log_write(level, key, context, text, #text, nil, 0)
   context.conn = 0
 end
 
@@ -157,7 +158,7 @@ function log.configure(options)
   if file ~= nil and (type(file) ~= "string" or file == "" or file:find("%z")) then
     error(("log file is %s; expected a path"):format(tostring(file)), 2)
   end
-  local target = file and C.RILLE_LOG_FILE or choice(options.to or "stderr", targets, "to", '"stderr", "queue", or file =')
+  local target = file and C.RILLE_LOG_FILE or choice(options.to or "stderr", targets, "to", '"stderr" or "queue"')
   local rc = C.rille_log_configure(level, line_format, target, file)
   if rc < 0 then return nil, errors.text[-rc] end
   return true

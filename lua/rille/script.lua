@@ -91,7 +91,7 @@ local function is_signal(err)
   return rawequal(err, task.cancelled) or rawequal(err, task.timeout)
 end
 
-local cleanups = {} -- by the function a fiber ran: what to do for its argument, and the hook's name
+local cleanups = setmetatable({}, { __mode = "k" }) -- by the function a fiber ran: what to do for its argument, and the hook's name
 
 -- After fn(arg) raised in a fiber, cleanup(arg, err) puts the rest in order; what names the hook in the log.
 function script.on_error(fn, what, cleanup)
@@ -99,10 +99,11 @@ function script.on_error(fn, what, cleanup)
 end
 
 function script.report(what, conn, trace)
+  local site = trace:match("^[^\n]-:%d+:") or what -- each place that raises has a rate of its own
   if conn and conn.id then
-    log.error("%s: %s of conn %d failed: %s", state.label, what, conn.id, trace)
+    log.record("error", site, conn.id, "%s: %s of conn %d failed: %s", state.label, what, conn.id, trace)
   else
-    log.error("%s: %s failed: %s", state.label, what, trace)
+    log.record("error", site, nil, "%s: %s failed: %s", state.label, what, trace)
   end
 end
 

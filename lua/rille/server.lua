@@ -25,9 +25,10 @@ local function new_loop(conf)
   return loop
 end
 
+-- log.to of a program: lines are kept and handed to that function, from the thread that runs its Lua.
 local function configure_log(conf)
   local l = conf.log
-  local ok, err = log.configure { level = l.level, format = l.format, file = l.file, to = l.to }
+  local ok, err = log.configure { level = l.level, format = l.format, file = l.file, to = l.to and "queue" or nil }
   if not ok then return nil, ("log.file %s: %s"):format(tostring(l.file), err) end
   return true
 end
@@ -35,6 +36,11 @@ end
 local function label_of(one)
   if type(one.script) ~= "string" then return "app@1" end
   return (one.script:match("([^/]+)%.lua$") or one.script) .. "@1"
+end
+
+-- For people, so not between records for machines.
+local function banner_of(conf)
+  return conf.log.format ~= "json" and conf.banner or nil
 end
 
 local function plan_of(conf, one)
@@ -50,8 +56,9 @@ end
 function server.build(conf)
   local loop, message = new_loop(conf)
   if not loop then return nil, message end
-  for _, one in ipairs(conf.servers) do
+  for i, one in ipairs(conf.servers) do
     local plan = plan_of(conf, one)
+    plan.banner = i == #conf.servers and banner_of(conf) or nil
     local bytes = require("string.buffer").encode(plan)
     local handle = C.rille_state_new(loop, 1, plan.label, boot.source(), bytes, #bytes, message_box, 4096)
     if handle == nil then
@@ -65,6 +72,7 @@ end
 
 -- Run until a signal or rille.shutdown ends it. The exit status, or nil, message when it did not start.
 function server.run(conf)
+  if conf.log.to then return nil, "log.to needs rille.run in a program of your own; set log.file" end
   local ok, message = configure_log(conf)
   if not ok then return nil, message end
   local code = C.rille_control_start()
@@ -97,11 +105,24 @@ end
 
 local lua_run
 
+local function hand_on(to)
+  for line in log.take do pcall(to, line) end
+end
+
+-- The dispatcher, which hands on what was logged in the turn.
+local function dispatcher(to)
+  if not to then return dispatch.run end
+  return function()
+    local more = dispatch.run()
+    hand_on(to)
+    return more
+  end
+end
+
 -- Run a loop in this VM. setup() brings up what the loop is to do, after this state is attached; nil, message ends it at once.
 local function run_here(conf, label, setup)
   if state.loop then return nil, "a loop runs in this Lua state already" end
-  local core = require "rille.core"
-  lua_run = lua_run or assert(package.loadlib(core.rille_core_path or require("rille.state").core_path, "rille_lua_run"))
+  lua_run = lua_run or assert(package.loadlib(debug.getregistry()["rille.core.path"], "rille_lua_run"))
   local ok, message = configure_log(conf)
   if not ok then return nil, message end
   local code = C.rille_control_start()
@@ -113,13 +134,22 @@ local function run_here(conf, label, setup)
     return nil, message
   end
   local handle = C.rille_state_host(loop, 1, label)
-  boot.attach(loop, handle, { label = label, generation = 1, loop_id = 1, loop_count = 1, linger = conf.timeouts.linger })
-  local status
-  ok, message = setup(loop)
-  if ok then status = lua_run(boot.as_number(loop), boot.as_number(handle), dispatch.run) end
+  boot.attach(loop, handle, {
+    label = label, generation = 1, loop_id = 1, loop_count = 1, linger = conf.timeouts.linger, is_host = true,
+  })
+  local path, cpath = package.path, package.cpath
+  local is_set_up, status
+  is_set_up, ok, message = pcall(setup, loop)
+  if not is_set_up then ok, message = nil, tostring(ok) end
+  if ok then status = lua_run(boot.as_number(loop), boot.as_number(handle), dispatcher(conf.log.to)) end
+  package.path, package.cpath = path, cpath
   boot.detach()
   C.rille_loop_free(loop)
   C.rille_control_stop()
+  if conf.log.to then
+    hand_on(conf.log.to)
+    log.configure { level = conf.log.level, format = conf.log.format }
+  end
   if not ok then return nil, message end
   return status
 end
@@ -134,6 +164,7 @@ function server.run_inside(conf)
         local path
         path, why = script.find(one.script)
         if not path then return nil, why end
+        boot.look_beside(path)
         hooks, why = script.load(path, one.options)
       else
         hooks, why = script.hooks_of(one.script, ("servers[%d].script"):format(i))
@@ -145,7 +176,7 @@ function server.run_inside(conf)
       if not listeners then return nil, why end
       served[i] = { hooks = hooks, listeners = listeners }
     end
-    boot.start_with(served, boot.announce)
+    boot.start_with(served, boot.announcer(banner_of(conf)))
     return true
   end)
   if not status then return nil, message end

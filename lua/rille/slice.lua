@@ -445,14 +445,15 @@ function metatable.__le(a, b)
   return compare(a, b) <= 0
 end
 
-function metatable.__concat(a, b)
-  for i = 1, 2 do
-    local x = i == 1 and a or b
-    if type(x) ~= "string" and type(x) ~= "number" and not istype(slice_t, x) then
-      misuse("attempt to concatenate a %s value", type(x))
-    end
+local function as_string(x)
+  if type(x) ~= "string" and type(x) ~= "number" and not istype(slice_t, x) then
+    misuse("attempt to concatenate a %s value", type(x))
   end
-  return tostring(a) .. tostring(b)
+  return tostring(x)
+end
+
+function metatable.__concat(a, b)
+  return as_string(a) .. as_string(b)
 end
 
 ffi.metatype(slice_t, metatable)

@@ -1,16 +1,19 @@
 -- task: pooled coroutines that park instead of blocking.
 --
--- A fiber is a coroutine with what is needed to park, wake and cancel it; the dispatcher resumes it, and when its
--- function has returned it goes back to the pool. A fiber parks by yielding PARK. The script's own coroutines hand a
--- park through to the fiber they run in (see coroutine.lua), so parking works at any depth of Lua.
+-- A fiber is a coroutine with what is needed to park, wake and cancel it. One fiber at a time is the worker: it goes through the
+-- inbox and calls the script's handlers itself, one after the other, so a handler that does not park costs no switch at
+-- all and is compiled together with the loop around it. A handler that parks takes its fiber with it, another one becomes
+-- the worker, and when the parked one has come to its end it goes back to the pool.
 --
--- What a user holds of rille.spawn is a Task; a fiber is never shown, because it serves many calls.
+-- A fiber parks by yielding PARK. The script's own coroutines hand a park through to the fiber they run in (see
+-- coroutine.lua), so parking works at any depth of Lua. What a user holds of rille.spawn is a Task; a fiber is never
+-- shown, because it serves many calls.
 
 local misuse = require "rille.misuse"
 local state = require "rille.state"
 
 local create, resume, yield = coroutine.create, coroutine.resume, coroutine.yield
-local isyieldable = coroutine.isyieldable
+local isyieldable, running, status = coroutine.isyieldable, coroutine.running, coroutine.status
 local traceback = debug.traceback
 
 local POOL_MAX = 1024
@@ -28,9 +31,16 @@ task.cancelled = signal("cancelled")
 task.timeout = signal("timeout")
 
 local current = nil        -- the fiber that runs
+local worker = nil         -- the fiber that goes through the inbox
 local pool, pooled = {}, 0
 local fibers = setmetatable({}, { __mode = "k" }) -- all that exist, to cancel what is left at the end
 local queue, first, last = {}, 1, 0 -- fibers to resume, oldest first
+local over = false         -- task.cancelled once the run is at its end: nothing may park any more
+
+-- Coroutines of the script that hand a park on, marked by coroutine.lua. In somebody's program others may be around: made, or
+-- resumed, with functions it kept from before the run.
+task.passing = setmetatable({}, { __mode = "k" })
+task.is_host = false
 
 -- Called with (fiber, error, traceback) when a fiber's function raised; script.lua sets it.
 task.on_failure = nil
@@ -41,57 +51,89 @@ end
 
 -- ---- running ---------------------------------------------------------------------------------------------------
 
-local function main(fn, a, b)
-  while true do
-    fn(a, b)
-    fn, a, b = yield(DONE)
-  end
+local function new_fiber(main)
+  local fiber = { co = create(main), parked = false, queued = false, fn = false, a = false, doom = over, undo = false }
+  fibers[fiber] = true
+  return fiber
 end
 
 local function retire(fiber)
-  fiber.fn, fiber.a = nil, nil
-  fiber.doom = nil
+  if not fiber.is_pooled then return end
+  fiber.fn, fiber.a = false, false
   if pooled < POOL_MAX then
     pooled = pooled + 1
     pool[pooled] = fiber
   end
 end
 
+-- Whatever was raised, as text; its __tostring is a script's, and may raise or return anything.
+local function text_of(err)
+  local ok, text = pcall(tostring, err)
+  if ok and type(text) == "string" then return text end
+  return ("(error value: %s that cannot be shown)"):format(type(err))
+end
+
 local function failed(fiber, err)
   local trace
   if fiber.fault ~= nil and rawequal(fiber.fault, err) then
     trace = fiber.fault_trace -- taken where it was raised, before with_timeout passed it on
-  elseif type(err) == "string" then
-    trace = traceback(fiber.co, err)
   else
-    trace = traceback(fiber.co, tostring(err))
+    trace = traceback(fiber.co, text_of(err))
   end
   fiber.dead = true
   task.on_failure(fiber, err, trace)
 end
 
--- Resume a fiber: to start it with (fn, a, b), or to end its park with (true, value...) or (false, error).
+-- Resume a fiber: to start it with a function and its argument, or to end its park with (true, value...) or (false, error).
 local function step(fiber, x, a, b)
+  local before = current
   current = fiber
   local alive, what = resume(fiber.co, x, a, b)
-  current = nil
+  current = before
   if not alive then return failed(fiber, what) end
   if what == DONE then return retire(fiber) end
+  if what ~= PARK and status(fiber.co) == "suspended" then return failed(fiber, task.YIELDED) end
 end
 
--- Run fn(a, b) in a fiber of its own, from the dispatcher.
-function task.start(fn, a, b)
-  local fiber
-  if pooled > 0 then
-    fiber = pool[pooled]
-    pool[pooled] = nil
-    pooled = pooled - 1
-  else
-    fiber = { co = create(main), parked = false, queued = false }
-    fibers[fiber] = true
-  end
+-- Call fn(a, b) in the worker. When it parked, the caller is no longer the worker on return; see task.is_worker.
+function task.call(fn, a, b)
+  local fiber = current
   fiber.fn, fiber.a = fn, a
-  return step(fiber, fn, a, b)
+  return fn(a, b)
+end
+
+-- Whether the fiber that asks may take the next event.
+function task.is_worker()
+  return current == worker
+end
+
+-- A function that makes a closure is never compiled; this one is seldom called.
+local function new_worker(go_through)
+  local fiber = new_fiber(function()
+    while true do
+      go_through()
+      yield(DONE)
+    end
+  end)
+  fiber.is_pooled = true
+  return fiber
+end
+
+-- Let workers go through the inbox until it is empty. go_through() takes events while it is the worker and there are any;
+-- is_empty() says when there are none.
+function task.run_inbox(go_through, is_empty)
+  repeat
+    local fiber = pool[pooled]
+    if fiber then
+      pool[pooled] = nil
+      pooled = pooled - 1
+    else
+      fiber = new_worker(go_through)
+    end
+    worker = fiber
+    step(fiber)
+    worker = nil
+  until is_empty()
 end
 
 -- End the park of a fiber at once; only from the dispatcher.
@@ -122,7 +164,7 @@ function task.run_queue()
     fiber.queued = false
     if fiber.is_new then
       fiber.is_new = false
-      step(fiber, fiber.fn, fiber.a)
+      if not fiber.is_dropped then step(fiber, fiber.a) end
     else
       local ok, value = fiber.ok, fiber.value
       fiber.value = nil
@@ -141,6 +183,11 @@ end
 task.BOUNDARY = "cannot park here: a C function is between this call and its task (table.sort, string.gsub, require, "
   .. "a metamethod of the C library); move the call out of that callback"
 
+task.YIELDED = "coroutine.yield outside a coroutine of the script's own: use rille.yield() to let others run"
+
+local KEPT = "cannot park here: this coroutine was resumed by a coroutine.resume or coroutine.wrap that was kept from before "
+  .. "rille.run; look them up when they are used"
+
 -- Park the running fiber until somebody ends the park; returns what it was given.
 -- undo(arg): takes back what was registered to end it, when the park ends by a raise or never begins.
 function task.park(undo, arg)
@@ -152,6 +199,8 @@ function task.park(undo, arg)
     err = fiber.doom
   elseif not isyieldable() then
     err = task.BOUNDARY
+  elseif task.is_host and running() ~= fiber.co and not task.passing[running()] then
+    err = KEPT
   end
   if err then
     if undo then undo(arg) end
@@ -180,11 +229,20 @@ local function doom(fiber, err)
   end
 end
 
--- The end of a run: everything that is still parked is cancelled, so that scripts can clean up.
+-- The end of a run: everything that is still parked is cancelled, so that scripts can clean up, and nothing parks again.
 function task.cancel_all()
+  over = task.cancelled
   for fiber in pairs(fibers) do
-    if fiber.parked and not fiber.dead then doom(fiber, task.cancelled) end
+    if not fiber.dead then doom(fiber, over) end
   end
+end
+
+-- The run is over: what did not come to its end never will.
+function task.reset()
+  over = false
+  fibers = setmetatable({}, { __mode = "k" })
+  queue, first, last = {}, 1, 0
+  pool, pooled = {}, 0
 end
 
 -- ---- rille.yield, with_timeout -----------------------------------------------------------------------------------
@@ -198,7 +256,7 @@ end
 
 local function leave_scope(fiber, scope)
   fiber.scope = scope.outer
-  local err = fiber.cancelled and task.cancelled or nil
+  local err = fiber.cancelled and task.cancelled or over
   local outer = scope.outer
   while outer and not err do
     if outer.expired then err = task.timeout end
@@ -218,7 +276,7 @@ end
 local function remember_fault(err)
   local fiber = current
   if fiber and err ~= task.timeout and err ~= task.cancelled and not rawequal(fiber.fault, err) then
-    fiber.fault, fiber.fault_trace = err, traceback(tostring(err), 2)
+    fiber.fault, fiber.fault_trace = err, traceback(text_of(err), 2)
   end
   return err
 end
@@ -244,6 +302,7 @@ function task.with_timeout(s, fn, ...)
   if not fiber then error("rille.with_timeout needs a task: use rille.spawn, a handler, or `rille exec`", 2) end
   local scope = setmetatable({ fiber = fiber, outer = fiber.scope, expired = false }, Scope)
   scope.id = task.start_timer(s, scope)
+  if not fiber.scope then fiber.fault, fiber.fault_trace = nil, nil end
   fiber.scope = scope
   return leave(fiber, scope, xpcall(fn, remember_fault, ...))
 end
@@ -278,8 +337,9 @@ end
 
 -- Run fn(a) in a fiber of its own when its turn comes; from anywhere.
 local function start_later(fn, a)
-  local fiber = { co = create(main), parked = false, queued = true, is_new = true, fn = fn, a = a }
-  fibers[fiber] = true
+  local fiber = new_fiber(fn)
+  fiber.fn, fiber.a = fn, a
+  fiber.queued, fiber.is_new = true, true
   last = last + 1
   queue[last] = fiber
   return fiber
@@ -309,6 +369,7 @@ end
 
 -- Park until the task ends: its results, or nil and the error ("cancelled" for a cancelled one).
 function Task:join()
+  if self.fiber and self.fiber == current then misuse("a task cannot join itself") end
   while not self.done do
     self.joiners = self.joiners or {}
     self.joiners[#self.joiners + 1] = current
@@ -325,7 +386,7 @@ function Task:cancel()
   local fiber = self.fiber
   if not fiber then return false end
   if fiber.is_new then
-    fiber.fn, fiber.a = function() end, nil
+    fiber.is_dropped = true
     finish(self, false, task.cancelled)
     return true
   end

@@ -9,40 +9,61 @@ local task = require "rille.task"
 
 local timer = {}
 
-local entries, ids = {}, {}
+-- A token is the place of its entry plus the place's epoch, so that an event which was on its way when its token was given
+-- up ends nobody else's wait.
+local PLACES, EPOCHS = 2 ^ 20, 2 ^ 12
+local entries, ids, tokens = {}, {}, {}
 local free, free_count = {}, 0
 local used = 0
 
 local function start(fd, mask, ms, entry)
-  local token
+  local handle = state.handle
+  if not handle then return nil, "no loop runs here" end
+  local place
   if free_count > 0 then
-    token = free[free_count]
+    place = free[free_count]
     free_count = free_count - 1
   else
     used = used + 1
-    token = used
+    place = used
+    tokens[place] = place
   end
-  local id = C.rille_watch_start(state.handle, fd, mask, ms, token)
+  local token = tokens[place]
+  local id = C.rille_watch_start(handle, fd, mask, ms, token)
   if id < 0 then
     free_count = free_count + 1
-    free[free_count] = token
+    free[free_count] = place
     return nil, errors.text[-id]
   end
-  entries[token], ids[token] = entry, id
+  entries[place], ids[place] = entry, id
   return token
 end
 
-local function forget(token)
-  entries[token], ids[token] = false, false
+-- The place of a token that is in use, nil for one of the past.
+local function place_of(token)
+  local place = token % PLACES
+  if tokens[place] == token and entries[place] then return place end
+end
+
+local function forget(place)
+  entries[place], ids[place] = false, false
+  tokens[place] = (tokens[place] + PLACES) % (PLACES * EPOCHS)
   free_count = free_count + 1
-  free[free_count] = token
+  free[free_count] = place
 end
 
 local function stop(token)
-  local id = ids[token]
-  if not id then return end
-  C.rille_watch_stop(state.loop, id)
-  forget(token)
+  local place = place_of(token)
+  if not place then return end
+  C.rille_watch_stop(state.loop, ids[place])
+  forget(place)
+end
+
+-- The loop is gone, and what waited with it. Tokens go on where they are.
+function timer.reset()
+  for place = 1, used do
+    if entries[place] then forget(place) end
+  end
 end
 
 local function seconds(s, what, level)
@@ -55,9 +76,10 @@ timer.seconds = seconds
 
 -- An event of core/watch.c; arg: 0 the time is over, else what the descriptor is ready for.
 function timer.event(token, arg)
-  local entry = entries[token]
-  if not entry then return end
-  forget(token)
+  local place = place_of(token)
+  if not place then return end
+  local entry = entries[place]
+  forget(place)
   if entry.co then
     if not entry.queued then return task.resume(entry, arg) end
   else
@@ -133,7 +155,7 @@ timer.run = run
 
 function Timer:fire()
   self.token = nil
-  return task.start(run, self)
+  return task.call(run, self)
 end
 
 -- No further call; one that runs goes on. True when there was one to come.

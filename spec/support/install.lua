@@ -15,7 +15,8 @@ int pipe2(int fds[2], int flags);
 int posix_spawn_file_actions_init(install_spawn *);
 int posix_spawn_file_actions_adddup2(install_spawn *, int from, int to);
 int posix_spawn_file_actions_destroy(install_spawn *);
-int posix_spawn(int *pid, const char *path, const install_spawn *, const void *, char *const argv[], char *const env[]);
+int posix_spawn(int *pid, const char *path, const install_spawn *actions, const void *attributes, char *const argv[],
+                char *const env[]);
 int poll(struct install_pollfd *fds, unsigned long n, int timeout_ms);
 long read(int fd, void *to, size_t size);
 long send(int fd, const void *from, size_t size, int flags);
@@ -38,7 +39,7 @@ end
 M.quote = quote
 
 -- the environment of every command: nothing that points back at the checkout or at a sanitizer
-local CLEAN = "env -u LD_PRELOAD -u RILLE_CORE -u LUA_PATH -u LUA_CPATH -u LUA_INIT -u MAKEFLAGS -u MAKELEVEL -u MFLAGS "
+local CLEAN = "unset LD_PRELOAD RILLE_CORE LUA_PATH LUA_CPATH LUA_INIT MAKEFLAGS MAKELEVEL MFLAGS; "
 
 --- The absolute path of a file that exists, without symbolic links.
 function M.realpath(path)
@@ -75,7 +76,8 @@ end
 --- Run a shell command in a folder. Returns its exit status, what it wrote to stdout and to stderr.
 function M.run(folder, command)
   local err = os.tmpname()
-  local f = io.popen("cd " .. quote(folder) .. " && { " .. CLEAN .. command .. "; } 2>" .. err .. " </dev/null; echo $?")
+  local text = CLEAN .. "cd " .. quote(folder) .. " && { " .. command .. "\n} 2>" .. err .. " </dev/null; echo $?"
+  local f = io.popen(text)
   local out, status = f:read("*a"):match("^(.*)(%d+)\n$")
   f:close()
   local err_text = M.read(err)
@@ -121,7 +123,7 @@ function M.start(folder, command)
   C.posix_spawn_file_actions_init(actions)
   C.posix_spawn_file_actions_adddup2(actions, fds[1], 1)
   C.posix_spawn_file_actions_adddup2(actions, fds[1], 2)
-  local text = "cd " .. quote(folder) .. " && exec " .. CLEAN .. command
+  local text = CLEAN .. "cd " .. quote(folder) .. " && exec " .. command
   local argv = ffi.new("const char *[4]", { "sh", "-c", text })
   local rc = C.posix_spawn(pid, "/bin/sh", actions, nil, ffi.cast("char *const *", argv), C.environ)
   C.posix_spawn_file_actions_destroy(actions)

@@ -1,0 +1,116 @@
+-- defaults: every key of the configuration, with its type, default, bounds and meaning. config.lua checks against this table, and
+-- docs/conf.md shows it (spec/config_spec.lua compares them): there is no second list.
+--
+-- A key: name, type, default (nil: none), min, max, values (of an enum), about. Durations and sizes are written as in a
+-- configuration. Types:
+--   count        a whole number
+--   seconds      a number of seconds, or "250ms", "2s", "5m", "1h"
+--   bytes        a number of bytes, or "64k", "1m", "1g"
+--   boolean, string, function
+--   enum         one of `values`
+--   lines        a string or a list of strings
+--   addresses    a URL or a list of URLs
+--   script       a path or a module name; rille.run also takes a function or a table of hooks
+--   codec        a module name; rille.run and rille.listen also take the module's table
+--   options      a table of plain data
+--   mode         permission bits: "0660" or a number
+--   file         a path, relative to the configuration's folder
+--   templates    a package.path; relative ones are relative to the configuration's folder
+--   loops        1 or "auto"
+--   table        with `keys` of its own
+--   list         of tables with `keys`
+
+local TIME_MAX = "1000h" -- the core counts milliseconds in 32 bits
+
+local timeouts = {
+  { name = "read", type = "seconds", default = 0, min = 0, max = TIME_MAX,
+    about = "for what a parked read waits for" },
+  { name = "write", type = "seconds", default = "60s", min = 0, max = TIME_MAX,
+    about = "without progress while output waits for the peer" },
+  { name = "idle", type = "seconds", default = "75s", min = 0, max = TIME_MAX,
+    about = "without a byte in either direction" },
+  { name = "lifetime", type = "seconds", default = 0, min = 0, max = TIME_MAX,
+    about = "of a connection in all" },
+  { name = "linger", type = "seconds", default = "2s", min = 0, max = TIME_MAX,
+    about = "for the output of a connection that is being closed" },
+}
+
+local server_limits = {
+  { name = "max_input", type = "bytes", default = "1m", min = 1, max = "1g",
+    about = "unread and unreleased input of a connection; reads beyond it return `nil, \"too large\"`" },
+  { name = "high_water", type = "bytes", default = "1m", min = 1, max = "1g",
+    about = "unsent output of a connection above which writing parks" },
+  { name = "max_connections", type = "count", default = 0, min = 0, max = 2 ^ 20,
+    about = "open at a time for each address; 0: no limit" },
+}
+
+local server = {
+  { name = "listen", type = "addresses", required = true,
+    about = "where: `\"tcp://127.0.0.1:7000\"`, `\"unix:///run/echo.sock\"`, or a list of such" },
+  { name = "script", type = "script", required = true,
+    about = "the handler script: a path (with a `/` or `.lua`) or a module name" },
+  { name = "options", type = "options", default = {},
+    about = "any plain table; the script gets it as `...`" },
+  { name = "codec", type = "codec",
+    about = "a module with `decode(conn)`: on_request then gets whole frames" },
+  { name = "timeouts", type = "table", keys = timeouts, inherits = "timeouts",
+    about = "as the top level's, for this server" },
+  { name = "limits", type = "table", keys = server_limits,
+    about = "of its connections" },
+  { name = "nodelay", type = "boolean", default = true,
+    about = "send small packets at once (TCP_NODELAY)" },
+  { name = "keepalive", type = "count", default = 0, min = 0, max = 32767,
+    about = "seconds of silence before TCP probes the peer; 0: never" },
+  { name = "backlog", type = "count", default = 0, min = 0, max = 65535,
+    about = "connections that wait to be accepted; 0: the system's maximum" },
+  { name = "ipv6_only", type = "boolean", default = false,
+    about = "an IPv6 address does not take IPv4 connections" },
+  { name = "receive_buffer", type = "bytes", default = 0, min = 0, max = "1g",
+    about = "the kernel's, for each connection; 0: the system's choice" },
+  { name = "send_buffer", type = "bytes", default = 0, min = 0, max = "1g",
+    about = "the kernel's, for each connection; 0: the system's choice" },
+  { name = "mode", type = "mode",
+    about = "permission bits of a unix path, such as `\"0660\"`; without: what the umask leaves" },
+  { name = "device", type = "string", min = 1, max = 15,
+    about = "the network interface to take connections from, such as `\"eth0\"`" },
+  reserved = { "protocol", "tls", "accept", "balance", "reload" },
+}
+
+local log = {
+  { name = "level", type = "enum", default = "info", values = { "debug", "info", "warn", "error", "off" },
+    about = "the least that is logged" },
+  { name = "format", type = "enum", default = "logfmt", values = { "logfmt", "json" },
+    about = "of a line" },
+  { name = "file", type = "file",
+    about = "where lines go; without: to stderr" },
+  { name = "to", type = "function",
+    about = "called with each line instead" },
+}
+
+local limits = {
+  { name = "turn_time", type = "seconds", default = "1ms", min = "0.1ms", max = "1s",
+    about = "how long one connection is served in a turn while others wait" },
+}
+
+return {
+  top = {
+    { name = "loops", type = "loops", default = 1, min = 1, max = 1,
+      about = "event loops; this version runs one in a process" },
+    { name = "drain_timeout", type = "seconds", default = "30s", min = 0, max = TIME_MAX,
+      about = "at a shutdown, for connections to finish" },
+    { name = "path", type = "templates",
+      about = "put in front of `package.path`, behind the script's own folder" },
+    { name = "cpath", type = "templates",
+      about = "the same for `package.cpath`" },
+    { name = "dev", type = "boolean", default = false,
+      about = "for developers, as `--dev`" },
+    { name = "banner", type = "lines",
+      about = "written to stderr, as it is, when all servers listen; not with `log.format = \"json\"`" },
+    { name = "log", type = "table", keys = log, about = "the log" },
+    { name = "limits", type = "table", keys = limits, about = "of a loop" },
+    { name = "timeouts", type = "table", keys = timeouts, about = "of every server's connections; 0: none" },
+    -- behind timeouts, which it inherits from; one server is one Lua state, and a loop has room for 64
+    { name = "servers", type = "list", keys = server, max = 64, about = "what is served, at least one" },
+    reserved = { "workers", "dicts", "control", "user", "reload" },
+  },
+}
