@@ -2,9 +2,9 @@
  * block: reference-counted memory in power-of-two classes (64 B .. 8 MiB; larger goes straight to the system), and the
  * small objects that LinkBuffers are made of: nodes, handles and epoch cells.
  *
- * Each thread has a cache of free objects, reached through one thread-local pointer and used without a lock; it spills to
- * and refills from a shared pool under a mutex. Both are bounded. An object may be given back on another thread than the
- * one that took it.
+ * Each thread has a cache of free objects, reached through one thread-local pointer and used without a lock; it
+ * spills to and refills from a shared pool under a mutex. Both are bounded. An object may be given back on another
+ * thread than the one that took it.
  */
 #ifndef RILLE_BLOCK_H
 #define RILLE_BLOCK_H
@@ -73,8 +73,8 @@ static inline uint32_t rille_cell_epoch(const rille_cell *cell) {
 enum rille_counter { RILLE_COUNT_RETAINED, RILLE_COUNT_LEAKED, RILLE_COUNT_BUFFERS, RILLE_COUNTERS };
 void rille_count(enum rille_counter counter, int by);
 
-/* Give back what the calling thread's cache (and, on its turn, the shared pool) did not need since the last call. A loop
- * calls it about once a second and whenever it becomes idle. */
+/* Give back what the calling thread's cache (and, on its turn, the shared pool) did not need since the last call. A
+ * loop calls it about once a second and whenever it becomes idle. */
 void rille_block_trim(void);
 /* Hand the calling thread's cache to the shared pool; also runs by itself when the thread ends. */
 void rille_block_thread_end(void);

@@ -195,12 +195,12 @@ void rille_block_trim(void) {
     bin->low = bin_count(bin);
   }
   pthread_mutex_lock(&rille_shared.lock);
-  bool turn = ++rille_shared.trims >=
-              rille_shared.cache_count; /* every thread called once: a period of the shared pool is over */
-  if (turn) rille_shared.trims = 0;
+  /* every thread called once: a period of the shared pool is over */
+  bool is_over = ++rille_shared.trims >= rille_shared.cache_count;
+  if (is_over) rille_shared.trims = 0;
   for (unsigned i = 0; i < BIN_CELL; i++) {
     struct bin *bin = &rille_shared.bins[i];
-    if (turn) {
+    if (is_over) {
       shared_surplus[i] = shared_cut(i, bin_count(bin) - bin->low);
       bin->low = bin_count(bin);
     }

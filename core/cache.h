@@ -1,12 +1,13 @@
 /*
- * cache: where free objects of the core wait for their next use. Inside block.c and cell.c; everybody else uses block.h.
+ * cache: where free objects of the core wait for their next use. Inside block.c and cell.c; everybody else uses
+ * block.h.
  *
- * Free objects of one size stand in a bin, a LIFO list, so that what was given back last (and is still in the processor's
- * cache) is taken first. There is a bin for each block class, for nodes, for handles and for cells. Every thread owns one
- * `struct cache` with a bin of each kind: no lock, no atomic read-modify-write. A bin that is full spills its older half
- * into the shared pool, an empty one refills from there; the shared pool is the only thing under the mutex. A block is
- * counted where it is taken and where it is given back, which may be two threads: only the sum over all caches means
- * something.
+ * Free objects of one size stand in a bin, a LIFO list, so that what was given back last (and is still in the
+ * processor's cache) is taken first. There is a bin for each block class, for nodes, for handles and for cells. Every
+ * thread owns one `struct cache` with a bin of each kind: no lock, no atomic read-modify-write. A bin that is full
+ * spills its older half into the shared pool, an empty one refills from there; the shared pool is the only thing
+ * under the mutex. A block is counted where it is taken and where it is given back, which may be two threads: only
+ * the sum over all caches means something.
  */
 #ifndef RILLE_CACHE_H
 #define RILLE_CACHE_H

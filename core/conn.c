@@ -70,17 +70,16 @@ rille_conn *rille_conn_new(rille_loop *loop, rille_service *service, int fd, boo
   return c;
 }
 
-static void attach(rille_conn *c) {
+int rille_conn_attach(rille_conn *c) {
   c->interest = 0;
-  if (c->fd < 0) return;
+  if (c->fd < 0) return RILLE_OK;
   uint32_t events = EPOLLIN | EPOLLRDHUP;
   int err = rille_poller_add(&c->loop->poller, c->fd, events, rille_poller_data(RILLE_TAG_CONN, c->epoch, c->slot));
-  if (err < 0) {
-    rille_conn_fail(c, err);
-    return;
-  }
+  if (err < 0) return err;
   c->flags |= RILLE_CONN_REGISTERED;
   c->interest = EPOLLIN;
+  rille_conn_arm(c);
+  return RILLE_OK;
 }
 
 void rille_conn_start(rille_conn *c) {
@@ -94,8 +93,8 @@ void rille_conn_start(rille_conn *c) {
 }
 
 void rille_conn_admit(rille_conn *c) {
-  attach(c);
-  rille_conn_arm(c);
+  int err = rille_conn_attach(c);
+  if (err < 0) rille_conn_fail(c, err);
 }
 
 void rille_conn_refuse(rille_conn *c) {
@@ -201,7 +200,7 @@ static void part(rille_conn *c) {
 static void finish(rille_conn *c) {
   int err = c->reason ? c->reason : c->error;
   if (!err && c->flags & RILLE_CONN_EOF && !(c->flags & RILLE_CONN_CLOSING) && rille_conn_input_len(c) > 0) {
-    err = RILLE_ERR_CLOSED; /* in the middle of a message */
+    err = RILLE_ERR_CLOSED;
   }
   c->flags |= RILLE_CONN_FINISHED;
   rille_timer_stop(&c->loop->wheel, &c->timer);
@@ -227,7 +226,7 @@ static void end_closing(rille_conn *c) {
     if (c->flags & RILLE_CONN_EOF) drop_socket(c);
     return;
   }
-  if (!c->reason && c->timeouts->linger_ms > 0 && has_unread_input(c)) {
+  if (c->reason != RILLE_ERR_TIMEOUT && c->timeouts->linger_ms > 0 && has_unread_input(c)) {
     shutdown(c->fd, SHUT_WR);
     c->flags |= RILLE_CONN_LINGERING | RILLE_CONN_SHUT_DONE;
     rille_conn_give_input(c);
@@ -290,6 +289,9 @@ void rille_conn_bury(rille_conn *c) {
 
 void rille_conn_close(rille_conn *c) {
   if (c->flags & (RILLE_CONN_CLOSING | RILLE_CONN_FINISHED)) return;
+  if (!c->reason && c->flags & RILLE_CONN_EOF && rille_conn_input_len(c) > 0) {
+    c->reason = RILLE_ERR_CLOSED; /* the peer left in the middle of a message, and the script draws the line */
+  }
   c->flags |= RILLE_CONN_CLOSING;
   c->closing_ms = c->loop->now_ms;
   rille_conn_mark_dirty(c); /* sends what is there, then settles */
@@ -319,19 +321,23 @@ void rille_conn_abandon(rille_loop *loop, double id) {
   if (c && rille_conn_id(c) == id) rille_conn_close(c);
 }
 
-void rille_conn_stop(rille_conn *c, bool force) {
-  if (c->flags & RILLE_CONN_FINISHED) return;
+bool rille_conn_stop(rille_conn *c, bool force) {
+  if (c->flags & RILLE_CONN_FINISHED) return true;
   if (force) {
     if (!c->reason) c->reason = RILLE_ERR_SHUTDOWN;
     c->tasks = 0; /* no handler runs any more */
     c->flags &= ~(uint32_t)(RILLE_CONN_BUSY | RILLE_CONN_OPENING);
     rille_conn_abort(c);
-    return;
+    return true;
   }
-  bool is_idle = c->tasks == 0 && !(c->flags & (RILLE_CONN_BUSY | RILLE_CONN_OPENING)) && rille_conn_input_len(c) == 0;
-  if (!is_idle || c->flags & RILLE_CONN_CLOSING || !(c->flags & RILLE_CONN_SERVED)) return;
-  if (!c->reason) c->reason = RILLE_ERR_SHUTDOWN;
-  rille_conn_close(c);
+  if (!(c->flags & (RILLE_CONN_SERVED | RILLE_CONN_CLOSING))) return false;
+  bool is_quiet = c->tasks == 0 && !(c->flags & (RILLE_CONN_BUSY | RILLE_CONN_OPENING));
+  bool is_waiting = c->flags & RILLE_CONN_READER && !(c->flags & RILLE_CONN_WOKEN);
+  if ((is_quiet || is_waiting) && rille_conn_input_len(c) == 0 && !(c->flags & RILLE_CONN_CLOSING)) {
+    if (!c->reason) c->reason = RILLE_ERR_SHUTDOWN;
+    rille_conn_close(c);
+  }
+  return true;
 }
 
 /* ---- time ------------------------------------------------------------------------------------------------------ */

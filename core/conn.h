@@ -111,12 +111,14 @@ void rille_conn_timer(rille_conn *c);
 void rille_conn_tidy(rille_conn *c);
 /* Give the slot back; end of an event batch. */
 void rille_conn_bury(rille_conn *c);
-/* The loop stops: close when idle; with force end it now. */
-void rille_conn_stop(rille_conn *c, bool force);
+/* The loop stops: close when idle, or when its handler only waits for another message; with force end it now. False for one
+ * that a script made for itself, which holds up nothing. */
+bool rille_conn_stop(rille_conn *c, bool force);
 /* End it with err as soon as no handler runs; the socket is done for. */
 void rille_conn_fail(rille_conn *c, int err);
 
 /* inside conn*.c */
+int rille_conn_attach(rille_conn *c); /* to epoll; on an error the descriptor is as it was */
 void rille_conn_mark_dirty(rille_conn *c);
 void rille_conn_settle(rille_conn *c);
 void rille_conn_arm(rille_conn *c);

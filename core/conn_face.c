@@ -339,9 +339,8 @@ rille_conn *rille_conn_adopt(rille_service *service, int fd, int *err) {
     return NULL;
   }
   if (is_socket) rille_peer_from_sockaddr(&c->peer, (struct sockaddr *)&storage, length);
-  rille_conn_admit(c);
-  if (!c->error) return c;
-  *err = c->error;
+  *err = rille_conn_attach(c);
+  if (*err >= 0) return c;
   c->fd = -1; /* still the caller's */
   rille_conn_free(c);
   return NULL;

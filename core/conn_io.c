@@ -132,9 +132,8 @@ static void discard(rille_conn *c) {
   for (int i = 0; i < SENDS_A_TURN; i++) {
     ssize_t got = read(c->fd, nowhere, sizeof nowhere);
     if (got > 0) continue;
-    if (got == 0) c->flags |= RILLE_CONN_EOF;
-    else if (errno == EINTR) continue;
-    else if (errno != EAGAIN) c->error = (int16_t)rille_err_from_errno(errno);
+    if (got < 0 && errno == EINTR) continue;
+    if (got == 0 || errno != EAGAIN) c->flags |= RILLE_CONN_EOF; /* how it went no longer matters */
     return;
   }
 }

@@ -1,7 +1,7 @@
 /*
  * linkbuffer: life of a LinkBuffer (new, close, free, reset, shrink) and append, which splices one into another. All of
  * it needs both sides of the buffer: the caller sees to it that nobody reads or writes it at the same time. Only the
- * target of append may be read meanwhile.
+ * target of append may be read meanwhile, for append does to it what a writer does.
  */
 #include "node.h"
 

@@ -1,9 +1,10 @@
 /*
  * linkbuffer: a list of nodes over reference-counted blocks with four cursors, head <= read <= flush <= write.
  *
- * One reader and one writer, each on its own thread, may work at once without a lock: the reader owns head and read, the
- * writer owns flush and write; what crosses is a node's `flushed` end, its `sealed` mark and the two byte totals, each
- * stored by one side only. close needs both sides, append needs both of its source and the writer's of its target.
+ * One reader and one writer, each on its own thread, may work at once without a lock: the reader owns head and read,
+ * the writer owns flush and write; what crosses is a node's `flushed` end, its `sealed` mark and the two byte totals,
+ * each stored by one side only. close needs both sides, append needs both of its source and the writer's of its
+ * target.
  *
  * This header holds what the rest of the core uses besides rille.h.
  */
@@ -14,17 +15,18 @@
 
 #include <sys/uio.h>
 
-/* Writer side: room for at least min_size bytes at the end as one or two areas (what is left of the tail, then a new
- * block of at least new_size bytes; new_size is a hint for the case that the tail is too small). The tail is used alone when it
- * holds min_size. Returns the number of areas (1 or 2) or a negative error. */
+/* Writer side: room for at least min_size bytes at the end, as one or two areas: what is left of the tail, and a new
+ * block of at least new_size bytes. The tail is used alone when it holds min_size; so no read lands in a one-byte tail.
+ * Returns the number of areas (1 or 2) or a negative error. */
 int rille_linkbuffer_reserve(rille_linkbuffer *b, size_t min_size, size_t new_size, struct iovec areas[2]);
-/* Writer side: the first n reserved bytes are now data; publishes them. The rest of the room is kept for the next time. */
+/* Writer side: the first n reserved bytes are now data, and are published with whatever else was unflushed. The rest of
+ * the room is kept for the next time, unless that would keep a large block that nothing came into. */
 void rille_linkbuffer_commit(rille_linkbuffer *b, size_t n);
 
 /* Reader side: the readable bytes as at most max areas, not consumed. Returns how many. */
 int rille_linkbuffer_areas(rille_linkbuffer *b, struct iovec *areas, int max);
-/* Reader side: consume n <= len bytes and free what is wholly consumed without expiring anything (nobody borrows from an
- * output buffer). */
+/* Reader side: consume n <= len bytes and free what is wholly consumed without expiring anything (nobody borrows from
+ * an output buffer). */
 void rille_linkbuffer_drop(rille_linkbuffer *b, size_t n);
 
 /* Bytes consumed since the last release: what a handler holds. */

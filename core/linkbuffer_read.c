@@ -1,9 +1,10 @@
 /*
- * linkbuffer_read: the reader's side of a LinkBuffer, one thread at a time. The reader owns head, read, the cell and the
- * gathered copies; node.h says what it may look at while a writer runs.
+ * linkbuffer_read: the reader's side of a LinkBuffer, one thread at a time. The reader owns head, read, the cell and
+ * the gathered copies; node.h says what it may look at while a writer runs.
  */
 #include "node.h"
 
+#include <assert.h>
 #include <string.h>
 
 /* ---- walking ---- */
@@ -256,7 +257,7 @@ static inline const uint8_t *find_in(const uint8_t *at, size_t size, const uint8
   return delim_size == 1 ? memchr(at, *delim, size) : memmem(at, size, delim, delim_size);
 }
 
-/* Do the bytes from `at` in node on, over as many nodes as it takes, equal delim? The caller knows that they are there. */
+/* Do the bytes from `at` in node on, over as many nodes as it takes, equal delim? The caller knows they are there. */
 static bool stands_at(rille_node *node, const uint8_t *at, const uint8_t *delim, size_t size) {
   for (;;) {
     size_t k = node_ready(node) - (size_t)(at - node->read);
@@ -270,8 +271,8 @@ static bool stands_at(rille_node *node, const uint8_t *at, const uint8_t *delim,
   }
 }
 
-/* Offset of the first match at or after from, -1 when there is none. Whole matches inside a node are left to memmem, only
- * the last delim_size - 1 starts of a node are compared across the seam. */
+/* Offset of the first match at or after from, -1 when there is none. Whole matches inside a node are left to memmem;
+ * only the last delim_size - 1 starts of a node are compared across the seam. */
 static int64_t find(rille_linkbuffer *b, const uint8_t *delim, size_t delim_size, size_t from) {
   uint64_t length = buffer_len(b);
   if (delim_size > length || from > length - delim_size) return -1;
@@ -337,6 +338,7 @@ int rille_linkbuffer_areas(rille_linkbuffer *b, struct iovec *areas, int max) {
 }
 
 void rille_linkbuffer_drop(rille_linkbuffer *b, size_t n) {
+  assert(n <= buffer_len(b));
   rille_linkbuffer_consume(b, n);
   b->released = buffer_consumed(b);
   free_passed(b);

@@ -1,9 +1,10 @@
 /*
- * linkbuffer_write: the writer's side of a LinkBuffer, one thread at a time. The writer owns everything from `flush` on;
- * node.h says what it may touch while a reader runs. Nothing is changed before all that can fail has worked.
+ * linkbuffer_write: the writer's side of a LinkBuffer, one thread at a time. The writer owns everything from `flush`
+ * on; node.h says what it may touch while a reader runs. Nothing is changed before all that can fail has worked.
  */
 #include "node.h"
 
+#include <assert.h>
 #include <string.h>
 
 /* ---- room ---- */
@@ -324,6 +325,7 @@ int rille_linkbuffer_reserve(rille_linkbuffer *b, size_t min_size, size_t new_si
 void rille_linkbuffer_commit(rille_linkbuffer *b, size_t n) {
   rille_node *last = b->write_node;
   size_t room = node_room(last);
+  assert(n <= room || (b->spare && n - room <= node_room(b->spare)));
   b->pending += n;
   if (n > room) {
     last->write = last->limit;

@@ -303,6 +303,7 @@ static void wait(rille_loop *loop) {
   } else {
     collect(loop, false);
   }
+  if (loop->dirty) timeout = 0; /* a finalizer closed a connection */
   rille_poller_wait(&loop->poller, timeout);
   update_clock(loop);
   if (sleeps) loop->slept_ns = loop->now_ns;
@@ -378,11 +379,14 @@ int rille_loop_open(rille_loop *loop) {
   return 0;
 }
 
-static void stop_connections(rille_loop *loop, bool force) {
+/* The number of connections the stop waits for. */
+static uint32_t stop_connections(rille_loop *loop, bool force) {
+  uint32_t count = 0;
   for (uint32_t slot = 0; slot < loop->slab_count * RILLE_CONN_SLAB; slot++) {
     rille_conn *c = rille_conn_at(loop, slot);
-    if (c) rille_conn_stop(c, force);
+    if (c && rille_conn_stop(c, force)) count++;
   }
+  return count;
 }
 
 void rille_loop_stop(rille_loop *loop, double drain_ms) {
@@ -437,12 +441,15 @@ static void end(rille_loop *loop) {
 
 /* During a stop, once a turn: idle connections go, at the end of patience all do; the last one out ends the run. */
 static void check_stop(rille_loop *loop) {
-  bool is_late = now_ms(loop) >= loop->drain_at_ms;
-  if (!is_late) stop_connections(loop, false);
-  if (is_late && loop->conn_count > 0 && loop->is_draining) {
-    RILLE_LOG(RILLE_LOG_WARN, "drain time is over: aborting %u connections", loop->conn_count);
+  uint64_t now = now_ms(loop);
+  bool is_late = now >= loop->drain_at_ms;
+  if (!is_late && now < loop->drain_look_ms && loop->conn_count > 0) return;
+  loop->drain_look_ms = now + DRAIN_RECHECK_MS;
+  uint32_t left = loop->conn_count > 0 ? stop_connections(loop, false) : 0;
+  if (is_late && left > 0 && loop->is_draining) {
+    RILLE_LOG(RILLE_LOG_WARN, "drain time is over: aborting %u connections", left);
   }
-  if (is_late || (loop->conn_count == 0 && loop->hooks_pending == 0)) end(loop);
+  if (is_late || (left == 0 && loop->hooks_pending == 0)) end(loop);
 }
 
 void rille_loop_stats_read(const rille_loop *loop, rille_loop_stats *out) {

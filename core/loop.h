@@ -98,6 +98,7 @@ struct rille_loop {
   int status; /* what the run returns */
   uint32_t drain_ms;
   uint64_t drain_at_ms; /* when a stop loses its patience */
+  uint64_t drain_look_ms; /* when to look again which connections are idle */
 
   /* loop thread, read by rille_loop_stats */
   double accepted;

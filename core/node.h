@@ -4,9 +4,9 @@
  * The list runs from `head` (oldest byte a slice may still show) over `read` and `flush` to `write_node`. Who may touch
  * what while a reader and a writer run at once:
  *
- *   - A node's `read` is the reader's. `write`, `limit` and `fixed` are the writer's. `flushed` and `sealed` are stored by
- *     the writer and read by both. `next`, `block` and the first value of `read` are set by the writer before it publishes
- *     the node, and published nodes keep them.
+ *   - A node's `read` is the reader's. `write`, `limit` and `fixed` are the writer's. `flushed` and `sealed` are stored
+ *     by the writer and read by both. `block` and the first value of `read` are set by the writer before it publishes
+ *     the node, `next` before it publishes what is behind; the reader looks at them only then.
  *   - `written` is stored by the writer after everything it covers (release), and the reader loads it first (acquire).
  *     So when bytes are readable that the reader's node does not hold, its `next` is set and final.
  *   - A node is sealed when the writer has moved on for good. The reader may pass an exhausted node without any byte

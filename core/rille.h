@@ -131,7 +131,7 @@ int rille_linkbuffer_read_until(rille_linkbuffer *b, const char *delim, size_t d
                                 rille_slice *out /* borrowed until release */);
 /* offset from the read cursor, -1 when there is none, below -1: a negative enum rille_err - 1 */
 double rille_linkbuffer_index_of(rille_linkbuffer *b, const char *delim, size_t delim_size, double from);
-/* borrowed until the next call on b; the next n bytes, not consumed, NULL when they do not lie in one piece or are not there */
+/* borrowed until the next call on b; the next n bytes, not consumed; NULL when they are not there or not in one piece */
 const uint8_t *rille_linkbuffer_front_bytes(rille_linkbuffer *b, double n);
 /* copies and consumes n bytes */
 int rille_linkbuffer_read_copy(rille_linkbuffer *b, uint8_t *to, double n);

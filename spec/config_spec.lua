@@ -182,7 +182,8 @@ describe("the configuration", function()
         problem_in_server("max_input = 1"))
       assert.equal("conf/rille.lua:1: listen: unknown key; did you mean 'servers[1].listen'?",
         problem('return { listen = ":0" }'))
-      assert.equal("conf/rille.lua:2: servers[1].loops: unknown key here; at the top level there is 'loops'", problem_in_server("loops = 1"))
+      assert.equal("conf/rille.lua:2: servers[1].loops: unknown key here; at the top level there is 'loops'",
+        problem_in_server("loops = 1"))
       assert.equal("conf/rille.lua:2: servers[1].turn_time: unknown key here; at the top level there is 'limits.turn_time'",
         problem_in_server("turn_time = 1"))
     end)
@@ -227,8 +228,8 @@ describe("the configuration", function()
       end
       assert.equal('conf/rille.lua:1: log.level: got "loud"; expected "debug", "info", "warn", "error" or "off"',
         problem('return { log = { level = "loud" } }'))
-      assert.equal("conf/rille.lua:1: log.to: excludes log.file; keep one of them", problem(
-        'return { log = { file = "x", to = print }, servers = { { listen = ":0", script = "a" } } }'))
+      assert.equal("conf/rille.lua:1: log.to: only rille.run, in a program, takes a function",
+        problem("return { log = { to = print } }"))
     end)
 
     it("addresses that cannot be listened on", function()
@@ -402,6 +403,14 @@ return { servers = { server } }]]))
       assert.matches("^rille.run: has no servers; ", message_for {})
       assert.equal("rille.run: got nothing; expected a table", message_for(nil))
       assert.equal("rille.run: got \"x\"; expected a table", message_for("x"))
+    end)
+
+    it("may have its log lines in a function, or in a file", function()
+      local conf = assert(config.check({ servers = { { listen = ":0", script = echo } }, log = { to = echo } }, "rille.run"))
+      assert.equal(echo, conf.log.to)
+      local _, message = config.check({ servers = { { listen = ":0", script = echo } }, log = { to = echo, file = "x" } },
+        "rille.run")
+      assert.equal("rille.run: log.to: excludes log.file; keep one of them", message)
     end)
 
     it("is not changed by the check", function()

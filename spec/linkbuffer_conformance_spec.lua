@@ -87,7 +87,7 @@ end
 
 local call = {}
 
-function call:malloc(b, n, opts)
+function call.malloc(_, b, n, opts)
   local p, err = b:malloc(n)
   if p ~= nil and opts.fill then
     local bytes = content(opts.fill == "iota" and { iota = n } or opts.fill)

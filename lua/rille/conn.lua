@@ -254,14 +254,23 @@ function Conn:read_until(delim, max)
   return read_until(self, delim, max or math.huge)
 end
 
+-- A line of max bytes may end in CR LF, which is one byte more than the search for LF allows: only with a CR in that place
+-- is it allowed. (Taking the line first and refusing it then would consume it.)
+local function read_long_line(self, max, ...)
+  local p = self._p
+  if not p or C.rille_conn_len(p) <= max then return ... end
+  if C.rille_linkbuffer_peek(C.rille_conn_input(p), max + 1, scratch) ~= 0 or scratch[0].base_[max] ~= 13 then return ... end
+  return read_until(self, "\n", max + 2)
+end
+
 function Conn:read_line(max)
   if max ~= nil then check_size(max, "read_line") end
   max = max or LINE_MAX
-  local line, err, partial = read_until(self, "\n", max + 2)
+  local line, err, partial = read_until(self, "\n", max + 1)
+  if err == "too large" then line, err, partial = read_long_line(self, max, line, err, partial) end
   if not line then return nil, err, partial end
   local size = line.size_ - 1
   if size > 0 and line.base_[size - 1] == 13 then size = size - 1 end
-  if size > max then return nil, "too large" end
   return line:sub(1, size)
 end
 

@@ -1,13 +1,14 @@
--- core: finds the C library, declares it once in this Lua state and returns its handle. Everything that Lua knows of the
--- library comes from the library itself: rille_cdef() is the text of core/rille.h it was built from.
+-- core: finds the C library, declares it once in this Lua state and returns its handle. Everything that Lua knows of
+-- the library comes from the library itself: rille_cdef() is the text of core/rille.h it was built from.
 
 local has_ffi, ffi = pcall(require, "ffi")
 if not has_ffi then error("rille needs LuaJIT, this is " .. _VERSION .. " without ffi: run it with luajit", 0) end
 
 local ABI = 1 -- what the Lua files beside this one were written for: RILLE_ABI in core/rille.h
 
--- The handle and the metatypes of the library outlive package.loaded: a type is declared once in a state, and types whose
--- library was unloaded would be a crash. A test runner may empty package.loaded, so they are anchored in the registry.
+-- The handle and the metatypes of the library outlive package.loaded: a type is declared once in a state, and types
+-- whose library was unloaded would be a crash. A test runner may empty package.loaded, so they are anchored in the
+-- registry.
 local registry = debug.getregistry()
 local anchored = registry["rille.core"]
 if anchored then return anchored end

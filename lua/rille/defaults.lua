@@ -6,7 +6,8 @@
 --   count        a whole number
 --   seconds      a number of seconds, or "250ms", "2s", "5m", "1h"
 --   bytes        a number of bytes, or "64k", "1m", "1g"
---   boolean, string, function
+--   boolean, string
+--   function     only in a program
 --   enum         one of `values`
 --   lines        a string or a list of strings
 --   addresses    a URL or a list of URLs
@@ -84,7 +85,7 @@ local log = {
   { name = "file", type = "file",
     about = "where lines go; without: to stderr" },
   { name = "to", type = "function",
-    about = "called with each line instead" },
+    about = "called with each line instead; only in `rille.run`" },
 }
 
 local limits = {

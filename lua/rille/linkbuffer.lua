@@ -1,10 +1,10 @@
--- linkbuffer: byte buffers that grow by linking blocks and hand out slices of them without a copy. docs/linkbuffer.md has
--- the user's view; core/linkbuffer*.c does the work.
+-- linkbuffer: byte buffers that grow by linking blocks and hand out slices of them without a copy. docs/linkbuffer.md
+-- has the user's view; core/linkbuffer*.c does the work.
 --
--- A LinkBuffer is a cdata pointer whose methods are these functions. One thread may read it while another one writes it.
--- Calls return nil, err when they fail and have changed nothing then: "short" (fewer bytes there than asked for),
--- "invalid argument" (negative or fractional lengths, ...), "too large" (above 1 GiB), "read only" (a buffer of take()),
--- "closed", "no memory". Wrong types and expired slices raise.
+-- A LinkBuffer is a cdata pointer whose methods are these functions. One thread may read it while another one writes
+-- it. Calls return nil, err when they fail and have changed nothing then: "short" (fewer bytes there than asked for),
+-- "invalid argument" (negative or fractional lengths, ...), "too large" (above 1 GiB), "read only" (a buffer of
+-- take()), "closed", "no memory". Wrong types and expired slices raise.
 
 local ffi = require "ffi"
 
@@ -32,7 +32,8 @@ local err_box = ffi.new("int[1]")
 local stats_box = ffi.new("rille_block_stats")
 local float = ffi.new("union { uint32_t u32; float f32; uint64_t u64; double f64; }")
 
--- The pointers that FFI lets through, nil most of all, are stopped here; so the hot path compares two types and no more.
+-- The pointers that FFI lets through, nil most of all, are stopped here; so the hot path compares two types and no
+-- more.
 local function bad_argument(self, position, name, expected, value)
   if not istype(buffer_t, self) then
     misuse("'%s' wants a LinkBuffer in front of the colon, got %s", name, type(self))
@@ -92,8 +93,8 @@ function LinkBuffer:len()
   return C.rille_linkbuffer_len(self)
 end
 
--- A slice over the next n bytes, which are consumed. Valid until release() or close(). No copy when they lie in one block;
--- else one copy into a block that lives as long. "short" consumes nothing.
+-- A slice over the next n bytes, which are consumed. Valid until release() or close(). No copy when they lie in one
+-- block; else one copy into a block that lives as long. "short" consumes nothing.
 function LinkBuffer:next(n)
   if type(n) ~= "number" or not self then bad_argument(self, 1, "next", "number", n) end
   local code = C.rille_linkbuffer_next(self, n, scratch)
@@ -119,8 +120,8 @@ function LinkBuffer:skip(n)
   return true
 end
 
--- A slice through the first delim (a string of 1 byte or more), delim included; consumed, valid as that of next. "short"
--- when delim is not there yet.
+-- A slice through the first delim (a string of 1 byte or more), delim included; consumed, valid as that of next.
+-- "short" when delim is not there yet.
 function LinkBuffer:read_until(delim)
   if type(delim) ~= "string" or not self then bad_argument(self, 1, "read_until", "string", delim) end
   local code = C.rille_linkbuffer_read_until(self, delim, #delim, scratch)
@@ -165,8 +166,8 @@ function LinkBuffer:read_byte()
   return code
 end
 
--- Consume n bytes into a new read-only LinkBuffer over the same blocks, without a copy. It has a life of its own, may be
--- handed to another thread, and wants its own close().
+-- Consume n bytes into a new read-only LinkBuffer over the same blocks, without a copy. It has a life of its own, may
+-- be handed to another thread, and wants its own close().
 function LinkBuffer:take(n)
   if type(n) ~= "number" or not self then bad_argument(self, 1, "take", "number", n) end
   local buffer = C.rille_linkbuffer_take(self, n, err_box)
@@ -181,7 +182,8 @@ function LinkBuffer:release()
   return true
 end
 
--- The end of the buffer: as release, and all blocks go, read or not. Later calls return nil, "closed". Harmless twice. true.
+-- The end of the buffer: as release, and all blocks go, read or not. Later calls return nil, "closed". Harmless
+-- twice. true.
 function LinkBuffer:close()
   if not self then bad_argument(self, 0, "close") end
   C.rille_linkbuffer_close(self)
@@ -199,8 +201,8 @@ function LinkBuffer:malloc(n)
   return p
 end
 
--- Keep the first n of all unflushed bytes, whatever call they came from, and drop the others. "invalid argument" when there
--- are fewer.
+-- Keep the first n of all unflushed bytes, whatever call they came from, and drop the others. "invalid argument" when
+-- there are fewer.
 function LinkBuffer:malloc_ack(n)
   if type(n) ~= "number" or not self then bad_argument(self, 1, "malloc_ack", "number", n) end
   return written(C.rille_linkbuffer_malloc_ack(self, n))
@@ -235,8 +237,8 @@ function LinkBuffer:write(x)
   return true
 end
 
--- Insert x (as for write) in front of the last `remain` (0) unflushed bytes. Slices and buffers are linked whatever their
--- size. "invalid argument" when fewer bytes are unflushed.
+-- Insert x (as for write) in front of the last `remain` (0) unflushed bytes. Slices and buffers are linked whatever
+-- their size. "invalid argument" when fewer bytes are unflushed.
 function LinkBuffer:write_direct(x, remain)
   if remain == nil then remain = 0 end
   if type(remain) ~= "number" or not self then bad_argument(self, 2, "write_direct", "number", remain) end
@@ -246,8 +248,8 @@ function LinkBuffer:write_direct(x, remain)
   bad_argument(self, 1, "write_direct", "string, slice or LinkBuffer", x)
 end
 
--- Move all blocks of another LinkBuffer to the end of this one, without a copy; other is empty and usable afterwards, its
--- slices expire. What was flushed in other can be read at once if nothing is unflushed here, else after flush().
+-- Move all blocks of another LinkBuffer to the end of this one, without a copy; other is empty and usable afterwards,
+-- its slices expire. What was flushed in other can be read at once if nothing is unflushed here, else after flush().
 function LinkBuffer:append(other)
   if not istype(buffer_t, other) or not self then bad_argument(self, 1, "append", "LinkBuffer", other) end
   return written(C.rille_linkbuffer_append(self, other))
@@ -260,11 +262,15 @@ function LinkBuffer:flush()
 end
 
 -- ---- writing scalars -------------------------------------------------------------------------------------------
--- The mirror of the slice's readers: most significant byte first, or "le". A value that does not fit is "invalid argument".
+-- The mirror of the slice's readers: most significant byte first, or "le". A value that does not fit is "invalid
+-- argument".
 
 local function is_little(self, order, name)
   if order == nil or order == "be" then return 0 end
-  if order ~= "le" then bad_argument(self, 2, name, '"le" or "be"', order) end
+  if order ~= "le" then
+    if type(order) ~= "string" then bad_argument(self, 2, name, '"le" or "be"', order) end
+    misuse("bad argument #2 to '%s' (\"le\" or \"be\" expected, got '%s')", name, order)
+  end
   return 1
 end
 
@@ -351,8 +357,9 @@ function LinkBuffer:write_varint(value)
   return written(C.rille_linkbuffer_write_varint(self, bits))
 end
 
--- Append values in the binary format fmt: those of Lua 5.3's string.pack; native byte order unless < or > stands before.
--- true, or nil, err: "invalid argument" when a value does not fit. Raises for a bad format and for values of a wrong type.
+-- Append values in the binary format fmt: those of Lua 5.3's string.pack; native byte order unless < or > stands
+-- before. true, or nil, err: "invalid argument" when a value does not fit. Raises for a bad format and for values of
+-- a wrong type.
 function LinkBuffer:pack(fmt, ...)
   if not self then bad_argument(self, 0, "pack") end
   return pack.pack(self, fmt, ...)

@@ -36,7 +36,8 @@ local function bad_format(name, ...)
   misuse("bad argument #1 to '%s' (%s)", name, string.format(...))
 end
 
--- The items of a format: {kind, size, is_little, align}; kind is int, uint, float, char, string, zstring, padding, align.
+-- The items of a format: {kind, size, is_little, align}; kind is int, uint, float, char, string, zstring, padding,
+-- align.
 local function parse(fmt, name)
   if type(fmt) ~= "string" then bad_format(name, "string expected, got %s", type(fmt)) end
   local items = {}
@@ -127,10 +128,10 @@ local function count_values(items)
 end
 
 -- The name of a chunk begins as that of this file does: to misuse() it is a part of the library.
-local source = debug.getinfo(1, "S").source
+local chunk_prefix = debug.getinfo(1, "S").source
 
 local function load_code(lines, what, env)
-  return setfenv(assert(loadstring(table.concat(lines, "\n"), source .. ": " .. what)), env)()
+  return setfenv(assert(loadstring(table.concat(lines, "\n"), chunk_prefix .. ": " .. what)), env)()
 end
 
 -- Offset of byte k of a scalar, k = 0 the least significant.
@@ -400,8 +401,8 @@ function M.unpack(fmt, base, size, offset)
   return (unpackers[fmt] or compile_unpacker(fmt))(base, size, offset)
 end
 
--- Append the values to a LinkBuffer. true, or nil, err: then nothing is written. Raises for a bad format, a missing value
--- or one of a wrong type.
+-- Append the values to a LinkBuffer. true, or nil, err: then nothing is written. Raises for a bad format, a missing
+-- value or one of a wrong type.
 function M.pack(buffer, fmt, ...)
   local packer = packers[fmt] or compile_packer(fmt)
   local size = packer.measure(...)

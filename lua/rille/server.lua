@@ -194,7 +194,7 @@ function server.run_task(conf, label, fn, ...)
       local status = fn(unpack(args, 1, count))
       C.rille_loop_exit(loop, type(status) == "number" and status or 0)
     end
-    script.on_error(body, label, function() C.rille_loop_exit(loop, 1) end)
+    script.on_error(body, "main task", function() C.rille_loop_exit(loop, 1) end)
     boot.start_with({}, nil)
     local open = dispatch.on_start
     dispatch.on_start = function()

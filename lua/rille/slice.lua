@@ -1,9 +1,9 @@
 -- slice: a borrowed view of bytes in the blocks of a LinkBuffer or a connection. See docs/linkbuffer.md.
 --
--- A slice is the plain C struct rille_slice, held by value. Each method first compares the slice's epoch with that of the
--- cell it came from; they differ once the buffer was released, and the method raises "slice expired" instead of reading.
--- Every slice is made by the constructor below from a struct that C filled: this the JIT compiler sinks, so a slice that
--- does not leave a trace costs no garbage. (Letting C fill the slice itself would always allocate it.)
+-- A slice is the plain C struct rille_slice, held by value. Each method first compares the slice's epoch with that of
+-- the cell it came from; they differ once the buffer was released, and the method raises "slice expired" instead of
+-- reading. Every slice is made by the constructor below from a struct that C filled: this the JIT compiler sinks, so
+-- a slice that does not leave a trace costs no garbage. (Letting C fill the slice itself would always allocate it.)
 
 local bit = require "bit"
 local ffi = require "ffi"
@@ -67,9 +67,10 @@ local function trace(slice)
   end)
 end
 
--- Keep the bytes beyond the life of the buffer: counts a reference, which release() drops. Each call wants one release().
--- Returns the same slice. It may then be handed to another thread; slices cut from it with sub() live as long as it does.
--- A retained slice that is collected without release() frees its block, and stats() counts it as leaked.
+-- Keep the bytes beyond the life of the buffer: counts a reference, which release() drops. Each call wants one
+-- release(). Returns the same slice. It may then be handed to another thread; slices cut from it with sub() live as
+-- long as it does. A retained slice that is collected without release() frees its block, and stats() counts it as
+-- leaked.
 function methods:retain()
   local code = C.rille_slice_retain(self)
   if code == C.RILLE_ERR_EXPIRED then expired() end
@@ -82,8 +83,8 @@ function methods:retain()
   return self
 end
 
--- Drop a reference of retain(). With the last one the slice expires and its block may be used again. Harmless on a slice
--- that is not retained, or expired. Returns true.
+-- Drop a reference of retain(). With the last one the slice expires and its block may be used again. Harmless on a
+-- slice that is not retained, or expired. Returns true.
 function methods:release()
   if C.rille_slice_release(self) == 0 then
     ffi.gc(self, nil)
@@ -101,19 +102,21 @@ function methods:is_valid()
   return self.cell_.epoch == self.epoch_
 end
 
--- A retained slice for Lua from a `rille_slice[1]` that holds a counted reference (rille_slice_retain, rille_slice_copy),
--- which now belongs to the result.
+-- A retained slice for Lua from a `rille_slice[1]` that holds a counted reference (rille_slice_retain,
+-- rille_slice_copy), which now belongs to the result.
 function Slice.adopt(scratch)
   return ffi.gc(new_from(scratch), C.rille_slice_collect)
 end
 
--- Record a traceback at each retain() from now on (true), or no longer (false). For debugging: slow.
+-- Record a traceback at each retain() from now on (true), or no longer (false); earlier records are dropped. For
+-- debugging: slow.
 function Slice.trace_retains(on)
   is_tracing = on and true or false
+  records = {}
 end
 
--- The traced retained slices that were not released: a list of {size = bytes, traceback = text, is_collected = boolean};
--- is_collected: nobody can release it any more, the collector freed it.
+-- The traced retained slices that were not released: a list of {size = bytes, traceback = text, is_collected =
+-- boolean}; is_collected: nobody can release it any more, the collector freed it.
 function Slice.leaks()
   local list = {}
   for record in pairs(records) do list[#list + 1] = record end
@@ -140,8 +143,8 @@ function methods:ptr()
   return self.base_, self.size_
 end
 
--- The byte at position i (1; counted from 1, negative from the end): 0..255, or nil beyond the ends. With j all bytes from
--- i to j, as string.byte.
+-- The byte at position i (1; counted from 1, negative from the end): 0..255, or nil beyond the ends. With j all bytes
+-- from i to j, as string.byte.
 function methods:byte(i, j)
   if i == nil then i = 1 end
   if type(i) ~= "number" then bad_argument(1, "byte", "number", i) end
@@ -152,8 +155,8 @@ function methods:byte(i, j)
   return self.base_[i - 1]
 end
 
--- The bytes from i to j (-1), counted as string.sub does, as a slice over the same memory: no copy. It expires when this
--- one does; the whole range gives this very slice.
+-- The bytes from i to j (-1), counted as string.sub does, as a slice over the same memory: no copy. It expires when
+-- this one does; the whole range gives this very slice.
 function methods:sub(i, j)
   if type(i) ~= "number" then bad_argument(1, "sub", "number", i) end
   if j == nil then j = -1 end
@@ -234,9 +237,9 @@ function methods:hex(max)
 end
 
 -- The values that fmt describes (formats of Lua 5.3's string.unpack; native byte order unless < or > stands before),
--- starting at position pos (1, negative from the end), and the position behind them. `nil, "short"` when the slice ends
--- before; `nil, "invalid argument"` when pos is outside or an integer of more than 8 bytes does not fit. Integers beyond
--- 2^53 come as 64-bit cdata. Raises for a bad format.
+-- starting at position pos (1, negative from the end), and the position behind them. `nil, "short"` when the slice
+-- ends before; `nil, "invalid argument"` when pos is outside or an integer of more than 8 bytes does not fit.
+-- Integers beyond 2^53 come as 64-bit cdata. Raises for a bad format.
 function methods:unpack(fmt, pos)
   if pos == nil then pos = 1 end
   if type(pos) ~= "number" then bad_argument(2, "unpack", "number", pos) end
@@ -247,13 +250,15 @@ function methods:unpack(fmt, pos)
 end
 
 -- ---- scalars ---------------------------------------------------------------------------------------------------
--- Each takes the offset off (0, counted from 0) and the byte order: most significant byte first, or "le". `nil, "short"`
--- when the slice ends before, `nil, "invalid argument"` when off is negative or has a fraction.
+-- Each takes the offset off (0, counted from 0) and the byte order: most significant byte first, or "le". `nil,
+-- "short"` when the slice ends before, `nil, "invalid argument"` when off is negative or has a fraction.
 
 -- Where the scalar stands, or nil, err.
 local function at(self, off, order, size)
-  if type(off) ~= "number" then bad_argument(1, "u8..f64", "number", off) end
-  if order ~= nil and order ~= "le" and order ~= "be" then bad_argument(2, "u8..f64", '"le" or "be"', order) end
+  if type(off) ~= "number" then misuse("bad argument #1 (offset: number expected, got %s)", type(off)) end
+  if order ~= nil and order ~= "le" and order ~= "be" then
+    misuse('bad argument #2 (byte order: "le" or "be" expected, got %s)', tostring(order))
+  end
   if self.cell_.epoch ~= self.epoch_ then expired() end
   if off < 0 or off ~= floor(off) then return nil, "invalid argument" end
   if off + size > self.size_ then return nil, "short" end

@@ -4,6 +4,7 @@
 
 local C = require "rille.core"
 local errors = require "rille.errors"
+local misuse = require "rille.misuse"
 local state = require "rille.state"
 local task = require "rille.task"
 
@@ -66,9 +67,9 @@ function timer.reset()
   end
 end
 
-local function seconds(s, what, level)
+local function seconds(s, what)
   if type(s) ~= "number" or s ~= s or s < 0 then
-    error(("bad argument to '%s' (seconds, 0 or more, expected, got %s)"):format(what, tostring(s)), level + 1)
+    misuse("bad argument to '%s' (seconds, 0 or more, expected, got %s)", what, tostring(s))
   end
   return s * 1000
 end
@@ -88,18 +89,18 @@ function timer.event(token, arg)
 end
 
 function task.start_timer(s, entry)
-  local token, err = start(-1, 0, seconds(s, "with_timeout", 3), entry)
-  if not token then error(err, 3) end
+  local token, err = start(-1, 0, seconds(s, "with_timeout"), entry)
+  if not token then misuse(err) end
   return token
 end
 task.stop_timer = stop
 
 -- Park the running task for s seconds.
 function timer.sleep(s)
-  local ms = seconds(s, "sleep", 2)
+  local ms = seconds(s, "sleep")
   state.need_loop("sleep")
   local token, err = start(-1, 0, ms, task.current() or timer)
-  if not token then error(err, 2) end
+  if not token then misuse(err) end
   task.park(stop, token)
 end
 
@@ -111,10 +112,10 @@ local function stop_both(arg)
 end
 
 function timer.park(s, undo, arg)
-  if not s then return (task.park(undo, arg)) end
   local fiber = task.current()
-  local token, err = start(-1, 0, seconds(s, "timeout", 3), fiber or timer)
-  if not token then error(err, 3) end
+  if not s or not fiber then return (task.park(undo, arg)) end -- which raises without a fiber
+  local token, err = start(-1, 0, seconds(s, "timeout"), fiber)
+  if not token then misuse(err) end
   local result = task.park(stop_both, { token = token, undo = undo, arg = arg })
   if result == 0 then
     if undo then undo(arg) end
@@ -129,10 +130,10 @@ function timer.wait(fd, mode, timeout)
   state.need_loop("wait")
   local mask = mode == "r" and 1 or mode == "w" and 2 or mode == "rw" and 3
   if type(fd) ~= "number" or not mask then
-    error("bad argument to 'wait' (a descriptor number and \"r\", \"w\" or \"rw\" expected)", 2)
+    misuse("bad argument to 'wait' (a descriptor number and \"r\", \"w\" or \"rw\" expected)")
   end
   if fd < 0 then return nil, "invalid argument" end
-  local ms = timeout and seconds(timeout, "wait", 2) or 0
+  local ms = timeout and seconds(timeout, "wait") or 0
   if timeout and ms == 0 then ms = 1 end
   local token, err = start(fd, mask, ms, task.current() or timer)
   if not token then return nil, err end
@@ -168,14 +169,14 @@ function Timer:cancel()
 end
 
 local function make(name, s, fn, every)
-  local ms = seconds(s, name, 3)
+  local ms = seconds(s, name)
   if type(fn) ~= "function" then
-    error(("bad argument #2 to '%s' (function expected, got %s)"):format(name, type(fn)), 3)
+    misuse("bad argument #2 to '%s' (function expected, got %s)", name, type(fn))
   end
   if every and ms < 1 then ms = 1 end
   local self = setmetatable({ fn = fn, every = every and ms or nil, is_cancelled = false }, Timer)
   local token, err = start(-1, 0, ms, self)
-  if not token then error(err, 3) end
+  if not token then misuse(err) end
   self.token = token
   return self
 end

@@ -1,7 +1,8 @@
 /*
- * Tests of core/block, core/cache and core/cell: sizes and statistics of blocks, what caches keep and give back, epochs.
+ * Tests of core/block, core/cache and core/cell: sizes and statistics of blocks, what caches keep and give back,
+ * epochs.
  */
-#include "block.h"
+#include "cache.h"
 
 #include <pthread.h>
 #include <setjmp.h>
@@ -12,11 +13,7 @@
 
 #include <cmocka.h>
 
-#ifdef __SANITIZE_ADDRESS__
-enum { KEEPS = 0 }; /* nothing is kept for reuse then */
-#else
-enum { KEEPS = 1 };
-#endif
+enum { KEEPS = RILLE_CACHE_KEEPS }; /* 0 under AddressSanitizer: nothing is kept for reuse then */
 
 static rille_block_stats stats(void) {
   rille_block_stats now;

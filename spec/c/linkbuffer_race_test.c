@@ -1,6 +1,6 @@
 /*
- * Threads against each other: one reader and one writer on the same LinkBuffer without a lock, slices and buffers that end
- * on another thread, and four threads on the shared pool. Meant for ThreadSanitizer; also checks every byte.
+ * Threads against each other: one reader and one writer on the same LinkBuffer without a lock, slices and buffers
+ * that end on another thread, and four threads on the shared pool. Meant for ThreadSanitizer; also checks every byte.
  */
 #include "linkbuffer.h"
 

@@ -35,7 +35,7 @@ function args.parse(argv, first, spec)
       local option = spec.options[name]
       if not option then
         local meant = name and near(name, names_of(spec.options))
-        return nil, ("unknown option '%s'%s"):format(arg, meant and ("; did you mean '--%s'?"):format(meant) or "")
+        return nil, ("unknown option '%s'%s"):format(arg:match("^[^=]*"), meant and ("; did you mean '--%s'?"):format(meant) or "")
       end
       if option.value and not value then
         i = i + 1

@@ -62,7 +62,7 @@ function M.run(label, fn, arguments)
     local ok, result = xpcall(fn, on_error, unpack(arguments))
     if ok then return 0 end
     if rawequal(result, signals.cancelled) then
-      if is_asked then return 0 end
+      if is_asked or exit_status() then return 0 end
       io.stderr:write("rille: stopped before it had ended\n")
       return 1
     end

@@ -93,7 +93,9 @@ types["boolean"] = function(value, path)
   refuse(path, value, "true or false")
 end
 
-types["function"] = function(value, path)
+-- A function belongs to the program that made it; the threads of a server have Lua states of their own.
+types["function"] = function(value, path, _, context)
+  if not context.is_library then fail(path, "only rille.run, in a program, takes a function") end
   if type(value) == "function" then return value end
   refuse(path, value, "a function")
 end
