@@ -186,6 +186,7 @@ static void drop_socket(rille_conn *c) {
   c->flags &= ~(uint32_t)(RILLE_CONN_REGISTERED | RILLE_CONN_BLOCKED);
   c->interest = 0;
   rille_conn_give_output(c);
+  rille_conn_wake_writers(c);
 }
 
 /* on_disconnect, once, after on_request had every byte. */

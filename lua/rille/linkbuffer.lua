@@ -6,9 +6,10 @@
 -- "invalid argument" (negative or fractional lengths, ...), "too large" (above 1 GiB), "read only" (a buffer of
 -- take()), "closed", "no memory". Wrong types and expired slices raise.
 
+local C = require "rille.core" -- first: it says so when this is not LuaJIT
+
 local ffi = require "ffi"
 
-local C = require "rille.core"
 local Slice = require "rille.slice"
 local errors = require "rille.errors"
 local misuse = require "rille.misuse"

@@ -7,9 +7,10 @@
 -- Differences from Lua 5.3: data that is too short is `nil, "short"` and a value that does not fit its option is
 -- `nil, "invalid argument"`, not an error; integers that a double cannot hold are 64-bit cdata, both ways.
 
+local C = require "rille.core" -- first: it says so when this is not LuaJIT
+
 local ffi = require "ffi"
 
-local C = require "rille.core"
 local misuse = require "rille.misuse"
 
 local floor, type = math.floor, type

@@ -5,10 +5,11 @@
 -- reading. Every slice is made by the constructor below from a struct that C filled: this the JIT compiler sinks, so
 -- a slice that does not leave a trace costs no garbage. (Letting C fill the slice itself would always allocate it.)
 
+local C = require "rille.core" -- first: it says so when this is not LuaJIT
+
 local bit = require "bit"
 local ffi = require "ffi"
 
-local C = require "rille.core"
 local misuse = require "rille.misuse"
 
 local registry = debug.getregistry()
