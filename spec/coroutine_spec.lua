@@ -214,7 +214,6 @@ describe("across a C function", function()
     ["a comparison of table.sort"] = "table.sort({ 3, 2, 1 }, function(a, b)\n rille.sleep(0)\n return a < b end)",
     ["a callback of string.gsub"] = "('x'):gsub('x', function()\n rille.yield()\n end)",
     ["a reader of load"] = "assert(load(function()\n rille.sleep(0)\n end))",
-    ["a callback of table.foreach"] = "table.foreach({ 1 }, function()\n rille.semaphore(0):acquire()\n end)",
     ["a nested coroutine in table.sort"] =
       "table.sort({ 2, 1 }, coroutine.wrap(function()\n rille.channel():receive(1)\n return true end))",
   }

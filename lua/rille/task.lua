@@ -212,7 +212,10 @@ function task.park(undo, arg)
   local ok, a, b = yield(PARK)
   fiber.parked = false
   if ok then return a, b end
-  if type(a) == "string" then misuse(a) end
+  if type(a) == "string" then -- handed back by coroutine.lua: the park never reached the fiber
+    if undo then undo(arg) end
+    misuse(a)
+  end
   error(a, 0)
 end
 

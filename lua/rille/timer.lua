@@ -114,8 +114,13 @@ end
 function timer.park(s, undo, arg)
   local fiber = task.current()
   if not s or not fiber then return (task.park(undo, arg)) end -- which raises without a fiber
-  local token, err = start(-1, 0, seconds(s, "timeout"), fiber)
-  if not token then misuse(err) end
+  local token, err
+  if type(s) == "number" and s >= 0 then token, err = start(-1, 0, s * 1000, fiber) end
+  if not token then
+    if undo then undo(arg) end
+    seconds(s, "timeout")
+    misuse(err)
+  end
   local result = task.park(stop_both, { token = token, undo = undo, arg = arg })
   if result == 0 then
     if undo then undo(arg) end
