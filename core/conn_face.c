@@ -136,7 +136,7 @@ int rille_conn_read_until(rille_conn *c, const char *delim, size_t delim_size, d
 int rille_conn_release(rille_conn *c) {
   if (!c->in) return RILLE_OK;
   if (rille_linkbuffer_held(c->in) > 0) c->flags |= RILLE_CONN_CONSUMED;
-  if (rille_linkbuffer_len(c->in) == 0) rille_conn_give_input(c);
+  if (rille_linkbuffer_readable(c->in) == 0) rille_conn_give_input(c);
   else rille_linkbuffer_end_borrow(c->in);
   if (c->flags & RILLE_CONN_FULL) rille_conn_mark_dirty(c);
   return RILLE_OK;

@@ -40,7 +40,7 @@ static ssize_t send_some(int fd, const void *from, size_t size) {
 /* ---- buffers come with bytes and go with them ------------------------------------------------------------------ */
 
 size_t rille_conn_input_len(const rille_conn *c) {
-  return c->in ? (size_t)rille_linkbuffer_len(c->in) : 0;
+  return c->in ? rille_linkbuffer_readable(c->in) : 0;
 }
 
 size_t rille_conn_input_held(const rille_conn *c) {
@@ -48,7 +48,7 @@ size_t rille_conn_input_held(const rille_conn *c) {
 }
 
 size_t rille_conn_output_len(const rille_conn *c) {
-  return c->out ? (size_t)(rille_linkbuffer_len(c->out) + rille_linkbuffer_malloc_len(c->out)) : 0;
+  return c->out ? rille_linkbuffer_total(c->out) : 0;
 }
 
 void rille_conn_give_input(rille_conn *c) {
@@ -92,8 +92,13 @@ void rille_conn_mark_dirty(rille_conn *c) {
 
 /* ---- shares ---------------------------------------------------------------------------------------------------- */
 
+/* The clock is looked at between the 2nd, 3rd, 4th and 8th and then at every 16th: seldom for quick handlers, soon for slow ones. */
+static bool is_look_due(unsigned ops) {
+  return ops < OPS_BETWEEN_LOOKS ? ops >= 2 && (ops <= 4 || ops == 8) : ops % OPS_BETWEEN_LOOKS == 0;
+}
+
 /* True when this connection had its share of the turn: so many messages or reads, or so much time since it began to be
- * served. The clock is looked at seldom; a handler that takes long between two looks is over at the next one. */
+ * served. */
 bool rille_conn_over_budget(rille_conn *c) {
   rille_loop *loop = c->loop;
   if (c->turn != (uint32_t)loop->turn) {
@@ -101,10 +106,10 @@ bool rille_conn_over_budget(rille_conn *c) {
     c->ops = 0;
   }
   c->ops++;
-  if (c->ops % OPS_BETWEEN_LOOKS != 0) return false;
+  if (!is_look_due(c->ops)) return false;
   if (c->ops >= OPS_A_TURN) return true;
   uint64_t now = rille_now_ns();
-  if (c->ops == OPS_BETWEEN_LOOKS || loop->budget_slot != c->slot) {
+  if (c->ops == 2 || loop->budget_slot != c->slot) {
     loop->budget_slot = c->slot;
     loop->budget_started_ns = now;
     return false;

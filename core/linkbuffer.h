@@ -29,6 +29,10 @@ int rille_linkbuffer_areas(rille_linkbuffer *b, struct iovec *areas, int max);
  * an output buffer). */
 void rille_linkbuffer_drop(rille_linkbuffer *b, size_t n);
 
+/* rille_linkbuffer_len as C counts: bytes that may be read. */
+size_t rille_linkbuffer_readable(const rille_linkbuffer *b);
+/* Both sides: bytes that may be read or wait for a flush. */
+size_t rille_linkbuffer_total(const rille_linkbuffer *b);
 /* Bytes consumed since the last release: what a handler holds. */
 size_t rille_linkbuffer_held(const rille_linkbuffer *b);
 /* Both sides: when nothing is readable, pending or held, give every block back (an idle buffer holds no block). */

@@ -96,6 +96,10 @@ static inline int want(const rille_linkbuffer *b, double n, size_t *size) {
 
 double rille_linkbuffer_len(const rille_linkbuffer *b) { return (double)buffer_len(b); }
 
+size_t rille_linkbuffer_readable(const rille_linkbuffer *b) { return (size_t)buffer_len(b); }
+
+size_t rille_linkbuffer_total(const rille_linkbuffer *b) { return (size_t)(buffer_len(b) + b->pending); }
+
 size_t rille_linkbuffer_held(const rille_linkbuffer *b) { return (size_t)(buffer_consumed(b) - b->released); }
 
 int rille_linkbuffer_is_read_only(const rille_linkbuffer *b) { return b->state == RILLE_BUFFER_READ_ONLY; }

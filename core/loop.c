@@ -276,7 +276,7 @@ static int wait_ms(rille_loop *loop) {
   uint64_t next = sooner(rille_wheel_next(&loop->wheel), rille_wheel_next(&loop->task_wheel));
   next = sooner(next, rille_listener_revive(loop, now_ms(loop)));
   if (loop->tick_at_ms) next = sooner(next, loop->tick_at_ms);
-  if (loop->is_stopping) next = sooner(next, now_ms(loop) + DRAIN_RECHECK_MS);
+  if (loop->is_stopping) next = sooner(next, loop->drain_look_ms);
   if (next == UINT64_MAX) return -1;
   uint64_t now = now_ms(loop);
   if (next <= now) return 0;
@@ -399,6 +399,7 @@ void rille_loop_stop(rille_loop *loop, double drain_ms) {
   loop->is_stopping = true;
   loop->is_draining = drain_ms > 0;
   loop->drain_at_ms = at;
+  loop->drain_look_ms = now_ms(loop) + 1; /* not in this turn: a connection is idle only when the kernel has nothing for it either */
   loop->hooks_pending = loop->state_count;
   if (loop->is_open) {
     for (rille_listener *l = loop->listeners; l; l = l->next) rille_listener_drain(l);

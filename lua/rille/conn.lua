@@ -30,7 +30,8 @@ local scan_box = ffi.new("double[1]")
 local name_box = ffi.new("char[?]", 512)
 
 local objects = setmetatable({}, { __mode = "v" }) -- by slot; a table lives while a script holds it
-local pinned = {}  -- by slot; those with something a script put there
+-- By slot; those with something a script put there. Only written: that is what keeps them alive.
+local pinned = {} -- luacheck: ignore 241
 local readers = {} -- by slot; the fiber that is parked reading
 local writers = {} -- by slot; the fibers that are parked writing
 
