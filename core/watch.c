@@ -49,7 +49,8 @@ double rille_watch_start(rille_state *state, int fd, int mask, double ms, uint32
   w->token = token;
   if (ms > 0 || fd < 0) {
     double span = ceil(ms);
-    uint64_t now = rille_now_ns() / 1000000; /* the turn's clock may lag behind by what handlers took */
+    /* The turn's clock may lag behind by what handlers took; and a part of a ms counts as one, so that no timer is early. */
+    uint64_t now = (rille_now_ns() + (span > 0 ? 999999 : 0)) / 1000000;
     rille_timer_start(&loop->task_wheel, &w->timer, now + (span < 1e15 ? (uint64_t)span : (uint64_t)1e15));
   }
   return (double)((uint64_t)w->epoch << 24 | w->slot);

@@ -23,17 +23,26 @@ local commands = {
   end,
 }
 
-return {
-  on_connect = function(conn) conn:set_timeouts { read = idle } end,
+local function answer(conn)
+  local line, err = conn:read_line(100)
+  if not line then
+    if err == "timeout" then conn:write("too slow\n") end
+    conn:close()
+    return false
+  end
+  local name, seconds = line:str():match("^(%a+) ([%d.]+)$")
+  local command, n = commands[name], tonumber(seconds)
+  conn:write(command and n and command(n) or "say: sleep SECONDS, or limit SECONDS\n")
+  conn:release() -- the line; this handler does not return for a long time
+  return true
+end
 
-  on_request = function(conn)
-    local line, err = conn:read_line(100)
-    if not line then
-      if err == "timeout" then conn:write("too slow\n") end
-      return conn:close()
-    end
-    local name, seconds = line:str():match("^(%a+) ([%d.]+)$")
-    local command, n = commands[name], tonumber(seconds)
-    conn:write(command and n and command(n) or "say: sleep SECONDS, or limit SECONDS\n")
+return {
+  -- The whole conversation in one task: a read time-out runs only while something reads.
+  on_connect = function(conn)
+    conn:set_timeouts { read = idle }
+    repeat until not answer(conn)
   end,
+
+  on_request = function() end, -- nothing is left for it
 }

@@ -41,6 +41,7 @@ describe("conn: hooks", function()
     local d = s:connect()
     d:send(("x"):rep(5000)) -- it is not read by anybody
     d:receive_all()
+    d:close()
     s:wait_said(4)
     s:stop()
     assert.equal(4, #s:said())
@@ -299,6 +300,63 @@ describe("conn: on_request", function()
   end)
 end)
 
+describe("conn: a codec", function()
+  after_each(server.cleanup)
+
+  -- Frames of one length byte and as many bytes; a length of 0 is an error.
+  local CODEC = [[
+local codec = {}
+function codec.decode(conn)
+  if conn:len() < 1 then return nil end
+  local size = conn:peek(1):u8(0)
+  if size == 0 then return nil, "empty frame" end
+  if conn:len() < 1 + size then return nil end
+  conn:skip(1)
+  return conn:next(size)
+end
+]]
+
+  it("hands whole frames to on_request", function()
+    server.write("framing.lua", CODEC .. "return codec")
+    local s = server.start([[
+      return {
+        on_request = function(conn, frame) conn:write("<" .. frame .. ">") end,
+        on_close = function(_, err) say("close %s", tostring(err)) end,
+      }
+    ]], { server = { codec = "framing" } })
+    local c = s:connect()
+    c:send_slowly("\3abc\1x")
+    assert.equal("<abc><x>", c:receive(8))
+    c:send("\2de\5part")
+    assert.equal("<de>", c:receive(4))
+    c:send("s\3end")
+    assert.equal("<parts><end>", c:receive(12))
+    c:send("\1y\0")
+    assert.same({ "<y>", "closed" }, { c:receive_all() })
+    s:wait_log("bad frame: empty frame")
+    c = s:connect()
+    c:send("\5par")
+    c:close()
+    assert.same({ "close nil", "close closed" }, s:wait_said(2))
+  end)
+
+  it("may be given in mid-stream", function()
+    local s = server.start(CODEC .. [[
+      return function(conn)
+        local line = conn:read_line()
+        conn:write("hello " .. line .. "\n")
+        conn:on_request(function(c, frame) c:write("<" .. frame .. ">") end, codec)
+      end
+    ]])
+    local c = s:connect()
+    c:send("anna\n\3abc\2x")
+    assert.equal("hello anna", c:receive_line())
+    assert.equal("<abc>", c:receive(5))
+    c:send("y")
+    assert.equal("<xy>", c:receive(4))
+  end)
+end)
+
 describe("conn: errors of a handler", function()
   after_each(server.cleanup)
 
@@ -358,7 +416,8 @@ describe("conn: errors of a handler", function()
       local c = s:connect()
       pcall(c.send, c, "x")
       if hook == "on_disconnect" or hook == "on_close" then c:receive(1) end
-      if hook == "on_disconnect" or hook == "on_close" then c:close() else c:receive_all() end
+      if hook ~= "on_disconnect" and hook ~= "on_close" then c:receive_all() end
+      c:close()
       s:wait_log("level=error[^\n]*in " .. hook)
       s:wait_log("said close")
       c = s:connect()

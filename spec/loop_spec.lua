@@ -18,6 +18,9 @@ local function spin(seconds)
 end
 ]]
 
+-- A server that is stopped with much left to do.
+local FLOODED = { conf = { drain_timeout = 0.05 } }
+
 local function exists(path)
   return os.rename(path, path) == true
 end
@@ -113,7 +116,7 @@ describe("loop: many connections", function()
         local line = conn:read_line()
         if line == "ping" then conn:write("pong\n") else spin(20e-6) end
       end
-    ]])
+    ]], FLOODED)
     local flood, c = s:connect(), s:connect()
     local bytes, at = ("x\n"):rep(200000), 0
     local waits = {}
@@ -140,7 +143,7 @@ describe("loop: many connections", function()
           conn:release()
         end
       end
-    ]])
+    ]], FLOODED)
     local flood, c = s:connect(), s:connect()
     local bytes, at = ("x\n"):rep(200000), 0
     local waits = {}
@@ -161,7 +164,7 @@ describe("loop: many connections", function()
         local line = conn:read_line()
         if line == "ping" then conn:write("pong\n") else spin(2e-3) end
       end
-    ]])
+    ]], FLOODED)
     local flood, c = s:connect(), s:connect()
     flood:send(("x\n"):rep(1000)) -- two seconds of work
     s:wait_state(function(state) return state.messages > 0 end)

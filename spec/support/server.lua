@@ -128,9 +128,20 @@ end
 -- The same, when it listens: self.url, self.urls, self.port.
 function M.start(script, opts)
   local self = M.spawn(script, opts)
-  local listen = opts and opts.listen or "x"
+  local listen = opts and opts.listen
   self:wait_listening(type(listen) == "table" and #listen or 1)
   return self
+end
+
+-- The way a user starts it: bin/rille run SCRIPT --listen URL -- key=value ... options: a list of "key=value". opts: listen, further
+-- words for the command line (a list), and what spawn() takes besides.
+function M.run(script, options, opts)
+  opts = opts or {}
+  local command = { root .. "/bin/rille", "run", script_path(script, opts.name), "--listen", opts.listen or "tcp://127.0.0.1:0" }
+  for _, word in ipairs(opts.words or {}) do command[#command + 1] = word end
+  if options then command[#command + 1] = "--" end
+  for _, word in ipairs(options or {}) do command[#command + 1] = word end
+  return M.start(script, { command = command, allow_errors = opts.allow_errors, ulimit = opts.ulimit })
 end
 
 -- ---- a server --------------------------------------------------------------------------------------------------

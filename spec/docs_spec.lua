@@ -1,0 +1,159 @@
+-- Every ```lua example of README.md and docs/*.md, run. The word behind ```lua says what it is:
+--
+--   (none)   a file for `rille exec`; with a `return function` or `return {` at the start of a line it is a script, with
+--            `rille.run` in it an app
+--   script   a handler script: it is checked, served, spoken to and stopped
+--   exec     a file for `rille exec`
+--   app      a program for luajit: it serves until SIGTERM
+--   conf     a configuration
+--   test     a file for `rille test`
+
+local inside = require "spec.support.inside"
+local server = require "spec.support.server"
+
+local RILLE = server.root .. "/bin/rille"
+
+-- ---- the examples ----------------------------------------------------------------------------------------------
+
+local function pages()
+  local list = { "README.md" }
+  local listing = io.popen("ls docs/*.md")
+  for name in listing:lines() do list[#list + 1] = name end
+  listing:close()
+  return list
+end
+
+-- What a fence without a word is.
+local function guess(code)
+  if code:find("rille%.run") then return "app" end
+  local returns = ("\n" .. code):match("\n(return [%w{]+)")
+  if returns == "return {" and code:find("servers%s*=") then return "conf" end
+  if returns == "return {" or returns == "return function" then return "script" end
+  return "exec"
+end
+
+local function examples(page)
+  local list = {}
+  local number, open, code = 0, nil, nil
+  for line in io.lines(page) do
+    number = number + 1
+    local word = not open and line:match("^%s*```lua(.*)$")
+    if word then
+      open, code = { page = page, line = number, kind = word:match("^%s*(.-)%s*$") }, {}
+    elseif open and line:find("^%s*```%s*$") then
+      open.code = table.concat(code, "\n") .. "\n"
+      if open.kind == "" then open.kind = guess(open.code) end
+      list[#list + 1] = open
+      open = nil
+    elseif open then
+      code[#code + 1] = line
+    end
+  end
+  assert(not open, page .. ": a fence is not closed")
+  return list
+end
+
+-- An example has the address a reader would type; here each gets one of its own.
+local function free_ports(code)
+  return (code:gsub("(127%.0%.0%.1):7%d%d%d", "%1:0"))
+end
+
+-- ---- what each kind has to do ----------------------------------------------------------------------------------
+
+local runs = {}
+
+local function must_succeed(result)
+  if result.status ~= 0 then error(("exit status %s:\n%s"):format(tostring(result.status), result.out), 0) end
+  if result.out:find("level=error", 1, true) then error("it logged an error:\n" .. result.out, 0) end
+end
+
+function runs.exec(one)
+  must_succeed(inside.command { RILLE, "exec", server.write("example.lua", one.code) })
+end
+
+function runs.test(one)
+  must_succeed(inside.command { RILLE, "test", server.write("example_spec.lua", one.code) })
+end
+
+-- A client that says a line and goes.
+local function speak(process)
+  local c = process:connect():send("hello\n"):shutdown_write()
+  c:receive_all(10)
+end
+
+function runs.script(one)
+  local path = server.write("example.lua", one.code)
+  must_succeed(inside.command { RILLE, "check", path })
+  local process = server.start(path)
+  speak(process)
+  process:stop()
+end
+
+function runs.app(one)
+  local env = ("LUA_PATH=%s/lua/?.lua;%s/lua/?/init.lua;;"):format(server.root, server.root)
+  local luajit = os.getenv("RILLE_LUAJIT") or "luajit"
+  local path = server.write("example.lua", free_ports(one.code))
+  local process = server.spawn(nil, { command = { "env", env, luajit, path } })
+  process:forget()
+  process:wait_listening(1)
+  speak(process)
+  process:signal("TERM")
+  process:wait_exit()
+  must_succeed { status = process.status, out = process:log() }
+end
+
+function runs.conf(one)
+  for name in one.code:gmatch('script = "([%w_]+%.lua)"') do server.write(name, "return print\n") end
+  local conf, message = require("rille.config").load(server.write("example.lua", one.code))
+  if not conf then error(message, 0) end
+end
+
+-- ---- the specs -------------------------------------------------------------------------------------------------
+
+local count = 0
+for _, page in ipairs(pages()) do
+  describe(page, function()
+    after_each(server.cleanup)
+    for _, one in ipairs(examples(page)) do
+      count = count + 1
+      it(("line %d works as %s"):format(one.line, one.kind), function()
+        local run = runs[one.kind]
+        if not run then error(("%s:%d: ```lua %s is not known; see spec/docs_spec.lua"):format(page, one.line, one.kind), 0) end
+        run(one)
+      end)
+    end
+  end)
+end
+
+describe("the documentation", function()
+  it("has examples at all", function()
+    assert.truthy(count >= 20)
+  end)
+
+  it("links to pages and files that exist", function()
+    for _, page in ipairs(pages()) do
+      local folder = page:match("^(.*/)") or ""
+      for target in io.open(page):read("*a"):gmatch("%]%(([^)#]+)[^)]*%)") do
+        if not target:find("^https?:") then
+          local file = io.open(folder .. target)
+          assert.truthy(file, ("%s links to %s, which is not there"):format(page, target))
+          file:close()
+        end
+      end
+    end
+  end)
+
+  -- What a script can call has its line in docs/script.md.
+  it("names every function of rille and every method of a connection", function()
+    local text = io.open("docs/script.md"):read("*a")
+    for name, value in pairs(require "rille") do
+      assert.truthy(text:find("rille." .. name, 1, true), ("docs/script.md does not name rille.%s (%s)"):format(name, type(value)))
+    end
+    for name in pairs(require("rille.conn").Conn) do
+      assert.truthy(text:find("%f[%w_]" .. name .. "%f[^%w_]"), "docs/script.md does not name conn:" .. name)
+    end
+    for name in pairs(require "rille.script".HOOKS or {}) do
+      assert.truthy(text:find(name, 1, true), "docs/script.md does not name " .. name)
+    end
+  end)
+end)
