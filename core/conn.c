@@ -9,6 +9,7 @@
  */
 #include "conn.h"
 
+#include "log.h"
 #include "loop.h"
 
 #include <errno.h>
@@ -95,6 +96,7 @@ void rille_conn_start(rille_conn *c) {
 void rille_conn_admit(rille_conn *c) {
   int err = rille_conn_attach(c);
   if (err < 0) rille_conn_fail(c, err);
+  if (c->flags & RILLE_CONN_PAUSED) rille_conn_mark_dirty(c); /* on_prepare did that */
 }
 
 void rille_conn_refuse(rille_conn *c) {
@@ -129,22 +131,34 @@ int rille_conn_begin(rille_conn *c) {
     rille_conn_settle(c);
     return 0;
   }
-  c->flags &= ~(uint32_t)RILLE_CONN_CONSUMED;
+  c->flags &= ~(uint32_t)(RILLE_CONN_CONSUMED | RILLE_CONN_ARRIVED);
   c->tasks++;
   c->loop->messages++;
   return 1;
 }
 
+/* on_request took nothing of as much input as there may be. No more will be read, so it would never be called again. */
+static void refuse_input(rille_conn *c) {
+  enum { WAITS = RILLE_CONN_READER | RILLE_CONN_PAUSED | RILLE_CONN_CLOSING };
+  if (c->fd < 0 || c->flags & WAITS || !(c->flags & RILLE_CONN_SERVED)) return;
+  rille_log_context context = {.label = c->state->label, .conn = rille_conn_id(c), .loop = c->loop->id};
+  RILLE_LOG_FOR(RILLE_LOG_WARN, &context, "max_input (%u bytes) reached, and on_request takes none of it: closing",
+                c->service->max_input);
+  if (!c->reason) c->reason = RILLE_ERR_TOO_LARGE;
+  rille_conn_close(c);
+}
+
 int rille_conn_done(rille_conn *c) {
   if (c->tasks > 0) c->tasks--;
-  bool consumed = c->flags & RILLE_CONN_CONSUMED || rille_conn_input_held(c) > 0;
+  bool again = c->flags & (RILLE_CONN_CONSUMED | RILLE_CONN_ARRIVED) || rille_conn_input_held(c) > 0;
   rille_conn_release(c);
-  if (consumed && c->flags & RILLE_CONN_SERVED && !(c->flags & RILLE_CONN_CLOSING) && rille_conn_input_len(c) > 0) {
+  if (again && c->flags & RILLE_CONN_SERVED && !(c->flags & RILLE_CONN_CLOSING) && rille_conn_input_len(c) > 0) {
     if (!rille_conn_over_budget(c)) return 1;
     rille_state_emit_later(c->state, RILLE_EVENT_REQUEST, c->slot, 0);
     return 0;
   }
   c->flags &= ~(uint32_t)RILLE_CONN_BUSY;
+  if (!again && rille_conn_input_len(c) >= c->service->max_input) refuse_input(c);
   if (c->fd < 0 || c->flags & (RILLE_CONN_EOF | RILLE_CONN_CLOSING)) rille_conn_settle(c);
   return 0;
 }
@@ -170,8 +184,8 @@ void rille_conn_input_changed(rille_conn *c) {
     }
     return;
   }
-  if (flags & RILLE_CONN_SERVED && !(flags & (RILLE_CONN_BUSY | RILLE_CONN_OPENING | RILLE_CONN_CLOSING)) &&
-      rille_conn_input_len(c) > 0) {
+  uint32_t never = RILLE_CONN_BUSY | RILLE_CONN_OPENING | RILLE_CONN_CLOSING | RILLE_CONN_FINISHED;
+  if (flags & RILLE_CONN_SERVED && !(flags & never) && rille_conn_input_len(c) > 0) {
     c->flags |= RILLE_CONN_BUSY;
     rille_state_emit(c->state, RILLE_EVENT_REQUEST, c->slot, 0);
   }
@@ -181,6 +195,7 @@ void rille_conn_input_changed(rille_conn *c) {
 
 static void drop_socket(rille_conn *c) {
   if (c->fd < 0) return;
+  if (c->flags & RILLE_CONN_SHARED && c->flags & RILLE_CONN_REGISTERED) rille_poller_remove(&c->loop->poller, c->fd);
   close(c->fd); /* takes it out of epoll too */
   c->fd = -1;
   c->flags &= ~(uint32_t)(RILLE_CONN_REGISTERED | RILLE_CONN_BLOCKED);
@@ -230,7 +245,7 @@ static void end_closing(rille_conn *c) {
   if (c->reason != RILLE_ERR_TIMEOUT && c->timeouts->linger_ms > 0 && has_unread_input(c)) {
     shutdown(c->fd, SHUT_WR);
     c->flags |= RILLE_CONN_LINGERING | RILLE_CONN_SHUT_DONE;
-    rille_conn_give_input(c);
+    if (c->tasks == 0) rille_conn_give_input(c); /* else a handler may hold slices of it */
     rille_conn_mark_dirty(c);
     return;
   }
@@ -294,13 +309,13 @@ void rille_conn_close(rille_conn *c) {
     c->reason = RILLE_ERR_CLOSED; /* the peer left in the middle of a message, and the script draws the line */
   }
   c->flags |= RILLE_CONN_CLOSING;
-  c->closing_ms = c->loop->now_ms;
+  c->closing_ms = rille_loop_fresh_ms(c->loop); /* the handler's own time is not taken from the drain's */
   rille_conn_mark_dirty(c); /* sends what is there, then settles */
   rille_conn_arm(c);
 }
 
 void rille_conn_raise(rille_conn *c) {
-  if (!c->reason) c->reason = RILLE_ERR_ERROR;
+  if (!c->reason) c->reason = c->loop->is_ending ? RILLE_ERR_SHUTDOWN : RILLE_ERR_ERROR; /* cancelled, or a fault */
   rille_conn_close(c);
 }
 
@@ -385,7 +400,7 @@ void rille_conn_arm(rille_conn *c) {
   if (c->flags & RILLE_CONN_FINISHED) return;
   int32_t left;
   if (next_due(c, &left) == DUE_NOTHING) return;
-  uint64_t expiry = c->loop->started_ms + c->loop->now_ms + (uint64_t)(left > 0 ? left : 0);
+  uint64_t expiry = c->loop->clock_ms + (uint64_t)(left > 0 ? left : 0);
   if (rille_timer_is_running(&c->timer) && c->timer.expiry_ms <= expiry) return;
   rille_timer_start(&c->loop->wheel, &c->timer, expiry);
 }
@@ -424,8 +439,15 @@ static void expire(rille_conn *c, enum due due) {
   rille_conn_fail(c, RILLE_ERR_TIMEOUT);
 }
 
+/* A moment more than 24 days ago would pass for one in the future: a connection that is only written to has such a read_ms. */
+static void limit_age(uint32_t *since, uint32_t now) {
+  if (now - *since > INT32_MAX) *since = now - INT32_MAX;
+}
+
 void rille_conn_timer(rille_conn *c) {
   if (c->flags & RILLE_CONN_FINISHED) return;
+  limit_age(&c->read_ms, c->loop->now_ms);
+  limit_age(&c->written_ms, c->loop->now_ms);
   int32_t left;
   enum due due = next_due(c, &left);
   if (due != DUE_NOTHING && left <= 0) expire(c, due);

@@ -43,7 +43,9 @@ enum rille_conn_flag {
   RILLE_CONN_IDLE_TOLD = 1 << 24,   /* on_idle runs */
   RILLE_CONN_WOKEN = 1 << 25,       /* the READ event for the parked reader is on its way */
   RILLE_CONN_CONSUMED = 1 << 26,    /* the running handler consumed something and released it already */
-  RILLE_CONN_BROKEN = 1 << 27       /* sending failed: nothing more is sent, what was received can still be read */
+  RILLE_CONN_BROKEN = 1 << 27,      /* sending failed: nothing more is sent, what was received can still be read */
+  RILLE_CONN_ARRIVED = 1 << 29,     /* bytes came since on_request began */
+  RILLE_CONN_SHARED = 1 << 28       /* others may hold its open file: closing the descriptor does not take it out of epoll */
 };
 
 typedef struct rille_timeouts {

@@ -44,8 +44,9 @@ static int park_reader(rille_conn *c, size_t n) {
   }
   c->flags |= RILLE_CONN_READER;
   c->want = n;
+  c->parked_ms = c->loop->now_ms; /* a time-out may be set while it is parked */
   if (c->timeouts->read_ms) {
-    c->parked_ms = c->loop->now_ms;
+    c->parked_ms = rille_loop_fresh_ms(c->loop);
     rille_conn_arm(c);
   }
   return RILLE_PARK;
@@ -88,7 +89,9 @@ int rille_conn_want(rille_conn *c, double n) {
 
 void rille_conn_unwant(rille_conn *c, int for_good) {
   c->flags &= ~(uint32_t)(RILLE_CONN_READER | RILLE_CONN_WOKEN | (for_good ? RILLE_CONN_READ_LATE : 0));
-  if (for_good) rille_conn_mark_dirty(c);
+  if (!for_good) return;
+  rille_conn_mark_dirty(c);
+  rille_conn_input_changed(c); /* what it did not take is for on_request, where another task had been reading */
 }
 
 double rille_conn_len(const rille_conn *c) {
@@ -170,8 +173,8 @@ int rille_conn_write_buffer(rille_conn *c, rille_linkbuffer *from) {
   return out ? written(c, rille_linkbuffer_write_buffer(out, from)) : err;
 }
 
-double rille_conn_pending(const rille_conn *c) {
-  return (double)rille_conn_output_len(c);
+int rille_conn_throttle(rille_conn *c) {
+  return written(c, RILLE_OK);
 }
 
 int rille_conn_wait_output(rille_conn *c, double level) {
@@ -339,6 +342,7 @@ rille_conn *rille_conn_adopt(rille_service *service, int fd, int *err) {
     return NULL;
   }
   if (is_socket) rille_peer_from_sockaddr(&c->peer, (struct sockaddr *)&storage, length);
+  c->flags |= RILLE_CONN_SHARED;
   *err = rille_conn_attach(c);
   if (*err >= 0) return c;
   c->fd = -1; /* still the caller's */

@@ -205,6 +205,7 @@ static bool receive_once(rille_conn *c, bool end_is_near) {
   }
   if (c->flags & RILLE_CONN_TRACE) trace(c, "received", areas, count, (size_t)got);
   rille_linkbuffer_commit(c->in, (size_t)got);
+  c->flags |= RILLE_CONN_ARRIVED;
   c->read_ms = c->loop->now_ms;
   c->loop->bytes_in += (double)got;
   adapt_read_size(c, (size_t)got, room);
@@ -217,11 +218,12 @@ static void receive(rille_conn *c, bool end_is_near) {
     rille_conn_settle(c);
     return;
   }
+  size_t before = rille_conn_input_len(c);
   while (receive_once(c, end_is_near)) {
   }
-  rille_conn_input_changed(c);
-  if (c->in && !(c->flags & (RILLE_CONN_BUSY | RILLE_CONN_READER)) && rille_conn_input_len(c) == 0) {
-    rille_linkbuffer_shrink(c->in); /* room that nothing came into */
+  if (rille_conn_input_len(c) > before || c->flags & RILLE_CONN_READER) rille_conn_input_changed(c);
+  if (c->in && !(c->flags & (RILLE_CONN_BUSY | RILLE_CONN_READER)) && rille_conn_input_len(c) + rille_conn_input_held(c) == 0) {
+    rille_conn_give_input(c); /* nothing came into it */
   }
 }
 
@@ -237,6 +239,7 @@ void rille_conn_wake_writers(rille_conn *c) {
 
 /* The way out is gone. What the peer sent before may still be read, so the end comes from the reading side. */
 static void break_output(rille_conn *c) {
+  if (c->flags & RILLE_CONN_CLOSING && !c->error) c->error = RILLE_ERR_RESET; /* what close() was to drain is lost */
   c->flags |= RILLE_CONN_BROKEN;
   c->flags &= ~(uint32_t)RILLE_CONN_BLOCKED;
   rille_conn_give_output(c);
@@ -276,7 +279,8 @@ int rille_conn_send(rille_conn *c) {
     c->written_ms = c->loop->now_ms;
     if ((size_t)sent < size) {
       c->flags |= RILLE_CONN_BLOCKED;
-      rille_conn_arm(c); /* the write time-out runs from here */
+      c->written_ms = rille_loop_fresh_ms(c->loop); /* the write time-out runs from here */
+      rille_conn_arm(c);
     } else if (count < AREAS_MAX) {
       break; /* that was all */
     }
@@ -301,7 +305,7 @@ void rille_conn_ready(rille_conn *c, uint32_t events) {
   bool is_hung = events & (EPOLLHUP | EPOLLERR);
   if (!(c->flags & RILLE_CONN_EOF)) {
     if (events & (EPOLLIN | EPOLLRDHUP) || is_hung) receive(c, is_hung || events & EPOLLRDHUP);
-    if (is_hung && c->flags & RILLE_CONN_FULL && c->fd >= 0) {
+    if (is_hung && c->flags & RILLE_CONN_FULL && !(c->flags & RILLE_CONN_LINGERING) && c->fd >= 0) {
       /* It cannot be read now and epoll would report it for ever; tidying registers it again once there is room. */
       rille_poller_remove(&c->loop->poller, c->fd);
       c->flags &= ~(uint32_t)RILLE_CONN_REGISTERED;
@@ -323,8 +327,8 @@ static void apply_interest(rille_conn *c) {
   if (c->flags & RILLE_CONN_FULL && rille_conn_input_len(c) + rille_conn_input_held(c) < c->service->max_input) {
     c->flags &= ~(uint32_t)RILLE_CONN_FULL;
   }
-  bool reads = !(c->flags & (RILLE_CONN_EOF | RILLE_CONN_FULL)) &&
-               (!(c->flags & RILLE_CONN_PAUSED) || c->flags & RILLE_CONN_LINGERING);
+  bool reads = !(c->flags & RILLE_CONN_EOF) &&
+               (c->flags & RILLE_CONN_LINGERING || !(c->flags & (RILLE_CONN_FULL | RILLE_CONN_PAUSED)));
   uint8_t interest = (uint8_t)((reads ? EPOLLIN : 0) | (c->flags & RILLE_CONN_BLOCKED ? EPOLLOUT : 0));
   if (interest == c->interest) return;
   uint32_t events = interest | (interest & EPOLLIN ? (uint32_t)EPOLLRDHUP : 0);

@@ -16,6 +16,7 @@ static rille_loop *loops[RILLE_LOOP_MAX];
 
 static pthread_t thread;
 static bool is_running;
+static _Atomic bool is_ending; /* the next signal it takes is its last */
 static sigset_t signals;      /* what the control thread waits for */
 static sigset_t mask_before;  /* of the thread that started it */
 static struct sigaction pipe_before;
@@ -52,6 +53,7 @@ static void *control_main(void *arg) {
   for (;;) {
     int number = 0;
     if (sigwait(&signals, &number) != 0) continue;
+    if (atomic_load(&is_ending)) return NULL; /* rille_control_stop */
     switch (number) {
       case SIGTERM:
       case SIGINT:
@@ -62,7 +64,6 @@ static void *control_main(void *arg) {
       case SIGUSR1: rille_log_reopen(); break;
       case SIGQUIT: ask_all(RILLE_ASK_DUMP); break;
       case SIGHUP: RILLE_LOG(RILLE_LOG_WARN, "SIGHUP: this version cannot reload; restart to run changed scripts"); break;
-      case SIGUSR2: return NULL; /* rille_control_stop */
       default: break;
     }
   }
@@ -84,12 +85,13 @@ int rille_control_start(void) {
   sigaddset(&signals, SIGHUP);
   sigaddset(&signals, SIGQUIT);
   sigaddset(&signals, SIGUSR1);
-  sigaddset(&signals, SIGUSR2);
   pthread_sigmask(SIG_BLOCK, &signals, &mask_before);
   struct sigaction ignore = {.sa_handler = SIG_IGN};
   sigaction(SIGPIPE, &ignore, &pipe_before); /* a write to a pipe nobody reads is an error, not a death */
+  atomic_store(&is_ending, false);
   int error_number = pthread_create(&thread, NULL, control_main, NULL);
   if (error_number) {
+    sigaction(SIGPIPE, &pipe_before, NULL);
     pthread_sigmask(SIG_SETMASK, &mask_before, NULL);
     return rille_err_from_errno(error_number);
   }
@@ -100,7 +102,8 @@ int rille_control_start(void) {
 
 void rille_control_stop(void) {
   if (!is_running) return;
-  pthread_kill(thread, SIGUSR2);
+  atomic_store(&is_ending, true);
+  pthread_kill(thread, SIGTERM); /* to that thread alone */
   pthread_join(thread, NULL);
   sigaction(SIGPIPE, &pipe_before, NULL);
   pthread_sigmask(SIG_SETMASK, &mask_before, NULL);

@@ -117,6 +117,7 @@ static int open_socket(rille_listener *l, char *message, size_t size) {
   if (listen(l->fd, l->options.backlog > 0 ? l->options.backlog : 65535) != 0) { /* the system cuts it to somaxconn */
     int err = errno;
     close(l->fd);
+    if (has_path(&l->address)) unlink(unix_name(&l->address)->sun_path);
     return say(message, size, rille_err_from_errno(err), "%s", strerror(err));
   }
   learn_address(l);
@@ -141,6 +142,7 @@ rille_listener *rille_listener_open(rille_service *service, const char *url, con
     free(l);
     return NULL;
   }
+  l->is_held = true;
   l->next = l->loop->listeners;
   l->loop->listeners = l;
   if (l->loop->is_open) rille_listener_arm(l);
@@ -167,7 +169,7 @@ void rille_listener_arm(rille_listener *l) {
 static void back_off(rille_listener *l, int error_number) {
   l->retry_ms = l->retry_ms ? l->retry_ms * 2 : RILLE_ACCEPT_RETRY_FIRST_MS;
   if (l->retry_ms > RILLE_ACCEPT_RETRY_MAX_MS) l->retry_ms = RILLE_ACCEPT_RETRY_MAX_MS;
-  l->retry_at_ms = l->loop->started_ms + l->loop->now_ms + l->retry_ms;
+  l->retry_at_ms = l->loop->clock_ms + l->retry_ms;
   l->loop->listeners_wait = true;
   disarm(l);
   char address[RILLE_ADDRESS_TEXT_MAX];
@@ -198,11 +200,16 @@ static bool accept_one(rille_listener *l) {
   if (fd < 0) {
     switch (errno) {
       case EAGAIN: return false;
-      case EMFILE:
-      case ENFILE:
-      case ENOBUFS:
-      case ENOMEM: back_off(l, errno); return false;
-      default: return true; /* the connection died in the queue, or a network error that belongs to it */
+      case EINTR:
+      case ECONNABORTED: /* the connection died in the queue; the rest are network errors that belong to it */
+      case EPROTO:
+      case ENOPROTOOPT:
+      case ENETDOWN:
+      case ENETUNREACH:
+      case EHOSTDOWN:
+      case EHOSTUNREACH:
+      case ENONET: return true;
+      default: back_off(l, errno); return false; /* EMFILE and the like pass; what does not is no reason to spin */
     }
   }
   l->retry_ms = 0;
@@ -249,6 +256,11 @@ uint64_t rille_listener_revive(rille_loop *loop, uint64_t now_ms) {
 /* ---- closing --------------------------------------------------------------------------------------------------- */
 
 void rille_listener_close(rille_listener *l) {
+  l->is_held = false;
+  rille_listener_shut(l);
+}
+
+void rille_listener_shut(rille_listener *l) {
   if (l->is_closed) return;
   disarm(l);
   close(l->fd);
@@ -263,15 +275,15 @@ void rille_listener_close(rille_listener *l) {
 
 void rille_listener_drain(rille_listener *l) {
   if (l->is_closed) return;
-  while (!is_full(l) && accept_one(l)) {
+  for (int i = 0; i < RILLE_ACCEPT_LAST && !is_full(l) && accept_one(l); i++) {
   }
-  rille_listener_close(l);
+  rille_listener_shut(l);
 }
 
-void rille_listener_sweep(rille_loop *loop) {
+void rille_listener_sweep(rille_loop *loop, bool held_too) {
   for (rille_listener **at = &loop->listeners; *at;) {
     rille_listener *l = *at;
-    if (!l->is_closed) {
+    if (!l->is_closed || (l->is_held && !held_too)) {
       at = &l->next;
       continue;
     }

@@ -13,6 +13,7 @@
 
 enum {
   RILLE_ACCEPT_BATCH = 64, /* connections a turn */
+  RILLE_ACCEPT_LAST = 1 << 16, /* taken from the queue when it closes; more than that come faster than they can be taken */
   RILLE_ACCEPT_RETRY_FIRST_MS = 10,
   RILLE_ACCEPT_RETRY_MAX_MS = 1000
 };
@@ -25,7 +26,8 @@ struct rille_listener {
   rille_listen_options options;
   int fd;
   bool is_armed;      /* in epoll */
-  bool is_closed;     /* freed at the end of the event batch */
+  bool is_closed;     /* freed at the end of the event batch, when it is not held any more */
+  bool is_held;       /* by who opened it, until rille_listener_close */
   bool is_full;       /* max_connections reached */
   uint32_t retry_ms;  /* the present back-off, 0: none */
   uint64_t retry_at_ms;
@@ -40,7 +42,9 @@ void rille_listener_accept(rille_listener *l);
 uint64_t rille_listener_revive(rille_loop *loop, uint64_t now_ms);
 /* accept what the kernel has completed, then close */
 void rille_listener_drain(rille_listener *l);
-/* free what is closed; end of an event batch */
-void rille_listener_sweep(rille_loop *loop);
+/* close for the loop's sake, whoever holds it */
+void rille_listener_shut(rille_listener *l);
+/* free what is closed and not held, or all that is closed; end of an event batch */
+void rille_listener_sweep(rille_loop *loop, bool held_too);
 
 #endif

@@ -38,14 +38,19 @@ double rille_time(void) {
 }
 
 static uint64_t now_ms(const rille_loop *loop) {
-  return loop->started_ms + loop->now_ms;
+  return loop->clock_ms;
+}
+
+uint32_t rille_loop_fresh_ms(const rille_loop *loop) {
+  return (uint32_t)(rille_now_ns() / 1000000 - loop->started_ms);
 }
 
 static void update_clock(rille_loop *loop) {
   uint64_t now = rille_now_ns();
   loop->now_ns = now;
   loop->clock.now = (double)now / 1e9;
-  loop->now_ms = (uint32_t)(now / 1000000 - loop->started_ms);
+  loop->clock_ms = now / 1000000;
+  loop->now_ms = (uint32_t)(loop->clock_ms - loop->started_ms);
 }
 
 /* ---- life ------------------------------------------------------------------------------------------------------ */
@@ -86,8 +91,8 @@ rille_loop *rille_loop_new(uint32_t id, int *err) {
 
 void rille_loop_free(rille_loop *loop) {
   rille_control_remove(loop);
-  for (rille_listener *l = loop->listeners; l; l = l->next) rille_listener_close(l);
-  rille_listener_sweep(loop);
+  for (rille_listener *l = loop->listeners; l; l = l->next) rille_listener_shut(l);
+  rille_listener_sweep(loop, true);
   for (uint32_t slot = 0; slot < loop->slab_count * RILLE_CONN_SLAB; slot++) {
     rille_conn *c = rille_conn_at(loop, slot);
     if (!c) continue;
@@ -216,6 +221,25 @@ static void bury(rille_loop *loop) {
   }
 }
 
+void rille_loop_evict(rille_loop *loop, const rille_state *state) {
+  rille_watch_evict(loop, state);
+  for (uint32_t slot = 0; slot < loop->slab_count * RILLE_CONN_SLAB; slot++) {
+    rille_conn *c = rille_conn_at(loop, slot);
+    if (c && c->state == state) rille_conn_free(c);
+  }
+  for (rille_conn **at = &loop->dirty; *at;) {
+    rille_conn *c = *at;
+    if (!(c->flags & RILLE_CONN_DEAD)) {
+      at = &c->next_dirty;
+      continue;
+    }
+    *at = c->next_dirty;
+    c->next_dirty = loop->dead;
+    loop->dead = c;
+  }
+  bury(loop);
+}
+
 static void ready(rille_loop *loop, const struct epoll_event *event) {
   uint64_t data = event->data.u64;
   uint32_t epoch = (uint32_t)(data >> 32) & 0xffffffu;
@@ -267,6 +291,7 @@ static uint64_t sooner(uint64_t a, uint64_t b) {
 
 /* How long to wait: not at all while tasks can run, else until the next timer. */
 static int wait_ms(rille_loop *loop) {
+  uint64_t revive_at_ms = rille_listener_revive(loop, now_ms(loop)); /* a loop that never sleeps accepts too */
   for (uint32_t i = 0; i < loop->state_count; i++) {
     const rille_state *state = loop->states[i];
     if (state->runnable || state->ready.count > 0 || state->later.count > 0) return 0;
@@ -274,11 +299,11 @@ static int wait_ms(rille_loop *loop) {
   if (loop->dirty) return 0;
   if (loop->worked && !loop->tick_at_ms) loop->tick_at_ms = now_ms(loop) + TICK_MS;
   uint64_t next = sooner(rille_wheel_next(&loop->wheel), rille_wheel_next(&loop->task_wheel));
-  next = sooner(next, rille_listener_revive(loop, now_ms(loop)));
+  next = sooner(next, revive_at_ms);
   if (loop->tick_at_ms) next = sooner(next, loop->tick_at_ms);
   if (loop->is_stopping) next = sooner(next, loop->drain_look_ms);
   if (next == UINT64_MAX) return -1;
-  uint64_t now = now_ms(loop);
+  uint64_t now = rille_now_ns() / 1000000; /* handlers took their time: a wait from the turn's clock on would end late */
   if (next <= now) return 0;
   return next - now < INT32_MAX ? (int)(next - now) : INT32_MAX;
 }
@@ -323,7 +348,7 @@ static void turn(rille_loop *loop) {
     run_states(loop, from == 0);
   }
   bury(loop);
-  rille_listener_sweep(loop);
+  rille_listener_sweep(loop, false);
   if (loop->is_stopping) check_stop(loop);
 }
 
@@ -341,8 +366,8 @@ int rille_loop_run(rille_loop *loop) {
   }
   while (!loop->is_over) turn(loop);
   bury(loop);
-  for (rille_listener *l = loop->listeners; l; l = l->next) rille_listener_close(l);
-  rille_listener_sweep(loop);
+  for (rille_listener *l = loop->listeners; l; l = l->next) rille_listener_shut(l);
+  rille_listener_sweep(loop, false);
   if (atomic_load(&loop->asked) & RILLE_ASK_DUMP) dump(loop); /* asked for while it stopped */
   rille_log_set_thread_loop(0);
   return loop->status;
@@ -391,7 +416,7 @@ static uint32_t stop_connections(rille_loop *loop, bool force) {
 
 void rille_loop_stop(rille_loop *loop, double drain_ms) {
   if (drain_ms < 0) drain_ms = loop->drain_ms;
-  uint64_t at = now_ms(loop) + (drain_ms > 0 ? (uint64_t)drain_ms : 0);
+  uint64_t at = now_ms(loop) + (drain_ms > 0 ? (uint64_t)(drain_ms < 1e15 ? drain_ms : 1e15) : 0);
   if (loop->is_stopping) {
     loop->drain_at_ms = sooner(loop->drain_at_ms, at);
     return;
@@ -428,14 +453,27 @@ void rille_loop_set_drain(rille_loop *loop, double ms) {
   loop->drain_ms = ms >= 0 && ms < (double)UINT32_MAX ? (uint32_t)ms : DRAIN_MS;
 }
 
+/* Nothing can park any more, so what runs now comes to its end, unless it goes on making tasks for ever. */
+static void finish_work(rille_loop *loop) {
+  enum { ROUNDS_MAX = 1000 };
+  for (int i = 0; i < ROUNDS_MAX; i++) {
+    bool has_work = loop->dirty != NULL;
+    for (uint32_t k = 0; k < loop->state_count; k++) {
+      rille_state_begin_turn(loop->states[k]);
+      has_work |= loop->states[k]->runnable || rille_state_has_work(loop->states[k]);
+    }
+    if (!has_work) return;
+    run_states(loop, true);
+  }
+}
+
 /* What is still parked is cancelled, so that scripts clean up; it gets a few rounds, not the time of a drain. */
 static void end(rille_loop *loop) {
+  loop->is_ending = true;
   for (uint32_t i = 0; i < loop->state_count; i++) rille_state_emit(loop->states[i], RILLE_EVENT_END, 0, 0);
-  run_states(loop, true);
-  run_states(loop, true);
+  finish_work(loop);
   stop_connections(loop, true); /* such as a script made for itself and never closed */
-  run_states(loop, true);
-  run_states(loop, true); /* on_close of those that ended in the first round */
+  finish_work(loop); /* on_close of those */
   bury(loop);
   loop->is_over = true;
 }

@@ -53,8 +53,9 @@ struct rille_loop {
 
   /* loop thread */
   rille_clock clock;
-  uint32_t now_ms; /* since the loop was made; wraps, compare by difference */
+  uint32_t now_ms; /* since the loop was made, for connections; wraps after 49 days, compare by difference */
   uint64_t started_ms;
+  uint64_t clock_ms; /* the same moment for the wheels, which want it whole */
   uint64_t now_ns;
   uint64_t turn;
   rille_poller poller;
@@ -92,6 +93,7 @@ struct rille_loop {
   bool worked;       /* since the last tick */
   bool is_stopping;
   bool is_draining; /* with time to finish */
+  bool is_ending; /* what is still parked is being cancelled */
   bool is_over; /* leave the run at the next chance */
   uint32_t starting;      /* states whose on_start has not returned */
   uint32_t hooks_pending; /* states whose on_shutdown has not returned */
@@ -121,6 +123,11 @@ void rille_control_remove(rille_loop *loop);
 
 /* loop thread */
 uint64_t rille_now_ns(void);
+/* as now_ms, but of this moment: the turn's clock lags behind by what handlers took */
+uint32_t rille_loop_fresh_ms(const rille_loop *loop);
+/* take away what a state that failed to build has started on the loop, which does not run */
+void rille_loop_evict(rille_loop *loop, const rille_state *state);
+void rille_watch_evict(rille_loop *loop, const rille_state *state);
 rille_linkbuffer *rille_loop_buffer_take(rille_loop *loop);
 void rille_loop_buffer_give(rille_loop *loop, rille_linkbuffer *b);
 /* the watch behind a registration or timer fired */

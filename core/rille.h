@@ -351,7 +351,8 @@ int rille_conn_write(rille_conn *c, const char *bytes, size_t size);
 int rille_conn_write_view(rille_conn *c, const uint8_t *base, uint32_t size, rille_cell *cell, rille_block *block,
                           uint32_t epoch);
 int rille_conn_write_buffer(rille_conn *c, rille_linkbuffer *from);
-double rille_conn_pending(const rille_conn *c);
+/* before more is encoded in place: 0, or RILLE_PARK above the high-water mark */
+int rille_conn_throttle(rille_conn *c);
 /* send now; 0 all handed to the kernel, RILLE_PARK: park until the WRITE event, or an error */
 int rille_conn_flush(rille_conn *c);
 /* a task parks until the output is at most level bytes (below 0: half the high-water mark): 0 it is, RILLE_PARK, or an error */

@@ -98,9 +98,36 @@ void rille_state_dispatch(rille_state *state) {
 
 /* The collector runs between turns, not inside handlers: a cycle begins well before the VM's own threshold (twice the live
  * heap), which stays in force for a handler that allocates a lot in one go. */
+enum { STEP_KIB = 32 };
+
+static int gc_step(lua_State *L) {
+  lua_pushboolean(L, lua_gc(L, LUA_GCSTEP, STEP_KIB));
+  return 1;
+}
+
+static int gc_all(lua_State *L) {
+  lua_gc(L, LUA_GCCOLLECT, 0);
+  return 0;
+}
+
+/* Run a step of the collector. A finalizer may raise, which LuaJIT hands on to whoever made the collector run: false. */
+static bool guarded(rille_state *state, int results) {
+  lua_State *L = state->lua;
+  if (lua_pcall(L, 0, results, 0) == 0) return true;
+  const char *why = lua_tostring(L, -1);
+  RILLE_LOG(RILLE_LOG_ERROR, "%s: a finalizer failed: %s", state->label, why ? why : "?");
+  lua_pop(L, 1);
+  return false;
+}
+
 static void step(rille_state *state) {
-  enum { STEP_KIB = 32 };
-  state->collecting = lua_gc(state->lua, LUA_GCSTEP, STEP_KIB) == 0;
+  lua_State *L = state->lua;
+  lua_pushvalue(L, state->step_index);
+  state->collecting = true;
+  if (guarded(state, 1)) {
+    state->collecting = !lua_toboolean(L, -1);
+    lua_pop(L, 1);
+  }
   state->heap_last = rille_state_heap(state);
   if (!state->collecting) state->heap_live = state->heap_last;
 }
@@ -146,6 +173,8 @@ static bool build(rille_state *state, const char *source, const char *arguments,
   }
   state->lua = L;
   luaL_openlibs(L);
+  lua_pushcfunction(L, gc_step);
+  state->step_index = lua_gettop(L);
   lua_getglobal(L, "debug");
   lua_getfield(L, -1, "traceback");
   lua_remove(L, -2);
@@ -178,11 +207,13 @@ rille_state *rille_state_new(rille_loop *loop, uint32_t generation, const char *
     for (rille_listener *l = loop->listeners; l; l = l->next) {
       if (l->service->state == state) rille_listener_close(l);
     }
-    rille_listener_sweep(loop);
+    rille_listener_sweep(loop, false);
+    rille_loop_evict(loop, state); /* a script may make connections and timers before it raises */
     unmake(state);
     return NULL;
   }
-  lua_gc(state->lua, LUA_GCCOLLECT, 0);
+  lua_pushcfunction(state->lua, gc_all);
+  guarded(state, 0);
   state->heap_live = state->heap_last = rille_state_heap(state);
   state->phase = RILLE_STATE_PROVEN;
   return state;
@@ -249,6 +280,8 @@ int rille_lua_run(lua_State *L) {
   state->lua = L;
   state->dispatch_index = 3;
   state->handler_index = lua_gettop(L);
+  lua_pushcfunction(L, gc_step);
+  state->step_index = lua_gettop(L);
   state->heap_live = state->heap_last = rille_state_heap(state);
   int status = rille_loop_run(loop);
   state->lua = NULL;

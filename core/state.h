@@ -33,8 +33,9 @@ struct rille_state {
   /* the thread that runs the loop, before that the one that builds */
   enum rille_state_phase phase;
   struct lua_State *lua;
-  int dispatch_index; /* stack slots of lua: the dispatcher and its message handler */
+  int dispatch_index; /* stack slots of lua: the dispatcher, its message handler, a step of the collector */
   int handler_index;
+  int step_index;
   bool runnable; /* tasks are ready to run: do not sleep */
 
   rille_inbox inbox;      /* what the dispatcher is working through */

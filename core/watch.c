@@ -75,6 +75,13 @@ void rille_watch_stop(rille_loop *loop, double id) {
   if (w->state && w->epoch == (uint32_t)((uint64_t)id >> 24)) forget(loop, w);
 }
 
+void rille_watch_evict(rille_loop *loop, const rille_state *state) {
+  for (uint32_t slot = 0; slot < loop->watch_slab_count * RILLE_WATCH_SLAB; slot++) {
+    rille_watch *w = watch_at(loop, slot);
+    if (w->state == state) forget(loop, w);
+  }
+}
+
 static void report(rille_loop *loop, rille_watch *w, int arg) {
   rille_state *state = w->state;
   uint32_t token = w->token;

@@ -167,6 +167,52 @@ describe("a coroutine of the script", function()
     ]]
   end)
 
+  it("that yields from inside with_timeout takes its time-out with it", function()
+    inside.check [[
+      local function numbers(s)
+        return coroutine.wrap(function()
+          local results = { rille.with_timeout(s, function()
+            coroutine.yield(1)
+            rille.sleep(5)
+          end) }
+          coroutine.yield(results[2])
+          rille.sleep(0)
+          return "end"
+        end)
+      end
+      local f = numbers(0.005)
+      equal(f(), 1)
+      rille.sleep(0.02) -- nobody's business
+      equal(rille.with_timeout(5, f), "timeout")
+      equal(f(), "end")
+      -- resumed by another task
+      f = numbers(0.005)
+      equal(f(), 1)
+      local t = rille.spawn(function() return f(), f() end)
+      rille.sleep(0.01)
+      local a, b = t:join()
+      equal(a, "timeout") equal(b, "end")
+      -- a time-out around the resume
+      f = numbers(5)
+      equal(f(), 1)
+      equal(select(2, rille.with_timeout(0.005, f)), "timeout")
+      -- nested in each other
+      f = numbers(0.005)
+      local g = coroutine.wrap(function()
+        return rille.with_timeout(5, function() coroutine.yield(f()) coroutine.yield "between" return f(), f() end)
+      end)
+      equal(g(), 1)
+      equal(g(), "between")
+      rille.sleep(0.01)
+      a, b = g()
+      equal(a, "timeout") equal(b, "end")
+      -- left behind
+      for _ = 1, 10 do equal(numbers(0.001)(), 1) end
+      rille.sleep(0.01)
+      equal(rille.loop.stats().watches, 0)
+    ]]
+  end)
+
   it("may be left behind, suspended", function()
     inside.check [[
       for i = 1, 1000 do

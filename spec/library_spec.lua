@@ -83,16 +83,15 @@ describe("rille.run", function()
       .. "return function(conn) conn:write(options.greeting .. conn:read_line() .. helper.suffix) conn:close() end\n")
     inside.write("by_name.lua", "return function(conn) conn:write('module ' .. conn:read_line()) conn:close() end\n")
     local process, a, b, c = serve(([[
-      local path = package.path
       package.path = %q .. "/?.lua;" .. package.path
+      local path, cpath = package.path, package.cpath
       print(rille.run { servers = {
         { listen = "tcp://127.0.0.1:0", script = { on_connect = function(conn) conn:send("hi ") end,
           on_request = function(conn) conn:write("table " .. conn:read_line()) conn:close() end } },
         { listen = "tcp://127.0.0.1:0", script = %q, options = { greeting = "path " } },
         { listen = "tcp://127.0.0.1:0", script = "by_name" },
       } })
-      package.path = package.path:sub(-#path)
-      assert(package.path == path)
+      equal(package.path, path) equal(package.cpath, cpath)
     ]]):format(inside.folder(), path), 3)
     assert.equal("hi table x", (client.connect(a):send("x\n"):receive_all()))
     assert.equal("path y!", (client.connect(b):send("y\n"):receive_all()))
@@ -188,6 +187,25 @@ describe("rille.run", function()
         a:close() b:close()
       end))
     ]], { how = "plain", errors = false })
+  end)
+
+  it("keeps timers of an earlier run from touching those of a later one", function()
+    inside.check(BRIEFLY .. [[
+      local kept, never = {}, 0
+      assert(briefly(function()
+        for i = 1, 5 do kept[i] = rille.after(60, function() never = never + 1 end) end
+        kept[6] = rille.every(60, function() never = never + 1 end)
+      end))
+      assert(briefly(function()
+        local tasks = {}
+        for i = 1, 10 do tasks[i] = rille.spawn(function() rille.sleep(0.01) return i end) end
+        rille.yield()
+        for _, timer in ipairs(kept) do timer:cancel() end
+        equal(rille.loop.stats().watches, 10)
+        for i = 1, 10 do equal(tasks[i]:join(), i) end
+      end))
+      equal(never, 0)
+    ]], { how = "plain" })
   end)
 
   it("gives nil and a message for a wrong configuration, and may be called again", function()

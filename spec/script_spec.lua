@@ -144,6 +144,16 @@ describe("a script under rille run", function()
     for i = 1, 25 do s:wait_log(('level=info msg="printed\\t%d\\tnil\\ttrue" loop=1 script=prints@1'):format(i):gsub("\\", "%%\\")) end
   end)
 
+  it("logs each place that raises with a rate of its own", function()
+    local lines = {}
+    for i = 1, 25 do lines[i] = ("rille.spawn(function() error 'failure %d' end)"):format(i) end
+    local path = server.write("fails.lua", "local rille = require 'rille'\nreturn function(conn)\n"
+      .. table.concat(lines, "\n") .. "\nconn:close()\nend\n")
+    local s = server.start(path, { allow_errors = true })
+    s:connect():send("x"):receive_all()
+    for i = 1, 25 do s:wait_log(("fails.lua:%d: failure %d\\n"):format(i + 2, i)) end
+  end)
+
   it("has other random numbers at each start, and in each server", function()
     local source = "local n = math.random(2^31)\nsay('%d', n)\nreturn print\n"
     local first = server.start(source):wait_said(1)[1]
@@ -185,7 +195,9 @@ describe("a script under rille run", function()
       urls[name] = url
     end
     for _, name in ipairs { "on_prepare", "on_connect", "on_request" } do
-      s:connect(nil, urls[name]):send("x"):receive_all()
+      local c = s:connect(nil, urls[name]):send("x")
+      c:receive_all()
+      c:close() -- until then the server lingers
       s:wait_log('said ' .. name .. ' error"')
     end
     for _, name in ipairs { "on_disconnect", "on_close" } do

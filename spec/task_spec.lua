@@ -63,6 +63,21 @@ describe("a task", function()
     ]], { errors = true })
   end)
 
+  it("may fail with a value that cannot be printed, and by a stack overflow", function()
+    local r = inside.check([[
+      local what = setmetatable({}, { __tostring = function() error "not even this" end })
+      local ok, err = rille.spawn(error, what):join()
+      equal(ok, nil) equal(err, what)
+      ok, err = pcall(rille.with_timeout, 1, error, what)
+      equal(ok, false) equal(err, what)
+      local function deeper() return 1 + deeper() end
+      ok, err = rille.spawn(deeper):join()
+      assert(err:find "stack overflow", err)
+      rille.sleep(0)
+    ]], { errors = true })
+    assert.truthy(r.err:find("stack overflow", 1, true))
+  end)
+
   it("that fails does no harm to the others", function()
     inside.check([[
       local bad = rille.spawn(function() rille.sleep(0.001) error "x" end)
@@ -528,6 +543,7 @@ describe("with_timeout", function()
         equal(err:match(":(%d+):"), "4")
       end
       raises("seconds", function() rille.with_timeout(nil, print) end)
+      raises("bad argument #2 to 'with_timeout' (function expected, got nil)", function() rille.with_timeout(1) end)
       equal(select(2, rille.with_timeout(0, rille.sleep, 1)), "timeout")
     ]]
   end)

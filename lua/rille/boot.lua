@@ -40,6 +40,7 @@ function boot.detach()
   coroutines.restore()
   task.reset()
   timer.reset()
+  conn.reset()
   log.set_context(nil, 0)
   state.loop, state.handle, state.inbox, state.clock = nil, nil, nil, nil
   state.script, state.services, state.default_service = nil, {}, nil

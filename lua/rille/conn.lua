@@ -1,39 +1,30 @@
 -- conn: a connection as scripts see it. One table for each connection that a script has seen and still holds; the C side
 -- owns everything else. docs/script.md describes every method.
---
--- A read that cannot be answered parks the task and is asked again when the READ event comes; so does a write above the
--- high-water mark, and flush. Nothing here makes garbage when it need not park.
-
-local ffi = require "ffi"
+-- Reading and writing are in conn_read.lua and conn_write.lua.
 
 local C = require "rille.core"
-local LinkBuffer = require "rille.linkbuffer"
-local Slice = require "rille.slice"
+local ffi = require "ffi"
+
+local conn_read = require "rille.conn_read"
+local conn_write = require "rille.conn_write"
 local errors = require "rille.errors"
 local misuse = require "rille.misuse"
 local state = require "rille.state"
-local task = require "rille.task"
 
 local type, rawset = type, rawset
-local istype = ffi.istype
-local slice_t, new_slice = Slice.type, Slice.new_from
-local buffer_t = LinkBuffer.type
+local gone, result = conn_read.gone, conn_write.result
 local text = errors.text
-local PARK = C.RILLE_PARK
-
-local LINE_MAX = 65536
 
 local Conn = {}
-local scratch = ffi.new("rille_slice[1]")
-local err_box = ffi.new("int[1]")
-local scan_box = ffi.new("double[1]")
+for _, part in ipairs { conn_read, conn_write } do
+  for name, method in pairs(part.methods) do Conn[name] = method end
+end
+
 local name_box = ffi.new("char[?]", 512)
 
 local objects = setmetatable({}, { __mode = "v" }) -- by slot; a table lives while a script holds it
 -- By slot; those with something a script put there. Only written: that is what keeps them alive.
 local pinned = {} -- luacheck: ignore 241
-local readers = {} -- by slot; the fiber that is parked reading
-local writers = {} -- by slot; the fibers that are parked writing
 
 local M = { Conn = Conn }
 
@@ -83,9 +74,9 @@ end
 -- can close it, so losing its table does.
 function M.own(p)
   local self = wrap(p, state.services[C.rille_conn_service(p)])
-  local id, loop, loop_id = self.id, state.loop, state.loop_id
+  local id, run = self.id, state.services -- a table of each run's own; the next run's loop may stand at the same address
   rawset(self, "_guard", ffi.gc(ffi.new("char[1]"), function()
-    if state.loop == loop and state.loop_id == loop_id then C.rille_conn_abandon(loop, id) end
+    if state.loop and state.services == run then C.rille_conn_abandon(state.loop, id) end
   end))
   return self
 end
@@ -97,330 +88,20 @@ function M.forget(self, err)
   rawset(self, "_error", err or "closed")
   rawset(self, "_guard", nil)
   objects[slot], pinned[slot] = nil, nil
+  conn_read.forget(slot)
+  conn_write.forget(slot)
 end
 
--- ---- events ----------------------------------------------------------------------------------------------------
-
-function M.resume_reader(slot)
-  local fiber = readers[slot]
-  if not fiber then return end
-  readers[slot] = false
-  return task.resume(fiber)
-end
-
-function M.resume_writers(slot)
-  local list = writers[slot]
-  if not list then return end
-  writers[slot] = false
-  for i = 1, #list do
-    if list[i].parked and not list[i].queued then task.resume(list[i]) end
+-- The loop is gone, and every connection with it.
+function M.reset()
+  for _, self in pairs(objects) do
+    self._p, self._slot = false, false
+    rawset(self, "_error", "closed")
+    rawset(self, "_guard", nil)
   end
-end
-
-local function cancel_read(self)
-  local slot = self._slot
-  if slot and readers[slot] then
-    readers[slot] = false
-    C.rille_conn_unwant(self._p, 1)
-  elseif self._p then
-    C.rille_conn_unwant(self._p, 1)
-  end
-end
-
-local function park_reader(self)
-  local fiber = task.current()
-  readers[self._slot] = fiber or false
-  task.park(cancel_read, self)
-  if self._p then C.rille_conn_unwant(self._p, 0) end
-end
-
-local function cancel_write(arg)
-  local list = writers[arg.slot]
-  for i = 1, list and #list or 0 do
-    if list[i] == arg.fiber then
-      table.remove(list, i)
-      return
-    end
-  end
-end
-
-local function park_writer(self)
-  local slot = self._slot
-  local list = writers[slot]
-  if not list then
-    list = {}
-    writers[slot] = list
-  end
-  local fiber = task.current()
-  list[#list + 1] = fiber
-  task.park(cancel_write, { slot = slot, fiber = fiber })
-end
-
--- ---- reading ---------------------------------------------------------------------------------------------------
-
-local function check_size(n, name)
-  if type(n) ~= "number" then
-    misuse("bad argument #1 to '%s' (a number of bytes expected, got %s)", name, type(n))
-  end
-end
-
-local function gone(self)
-  return nil, self._error or "closed"
-end
-
--- nil, the error, and a slice of what is there.
-local function failed(self, code)
-  local p = self._p
-  if not p then return gone(self) end
-  local n = C.rille_conn_len(p)
-  if n > 0 and code ~= C.RILLE_ERR_BUSY and code ~= C.RILLE_ERR_INVALID then
-    local input = C.rille_conn_input(p)
-    if C.rille_linkbuffer_peek(input, n, scratch) == 0 then return nil, text[-code], new_slice(scratch) end
-  end
-  return nil, text[-code]
-end
-
--- Park until n bytes are readable. The connection's pointer, or nil, err, partial.
-local function wait_input(self, n)
-  local p = self._p
-  if not p then return gone(self) end
-  local code = C.rille_conn_want(p, n)
-  while code == PARK do
-    park_reader(self)
-    p = self._p
-    if not p then return gone(self) end
-    code = C.rille_conn_want(p, n)
-  end
-  if code ~= 0 then return failed(self, code) end
-  return p
-end
-
-local function next_slow(self, n, code)
-  while code == PARK do
-    park_reader(self)
-    local p = self._p
-    if not p then return gone(self) end
-    code = C.rille_conn_next(p, n, scratch)
-  end
-  if code ~= 0 then return failed(self, code) end
-  return new_slice(scratch)
-end
-
-function Conn:next(n)
-  if type(n) ~= "number" then check_size(n, "next") end
-  local p = self._p
-  if not p then return gone(self) end
-  local code = C.rille_conn_next(p, n, scratch)
-  if code ~= 0 then return next_slow(self, n, code) end
-  return new_slice(scratch)
-end
-
-local function read_slow(self, max, code)
-  while code == PARK do
-    park_reader(self)
-    local p = self._p
-    if not p then return gone(self) end
-    code = C.rille_conn_read(p, max, scratch)
-  end
-  if code ~= 0 then return failed(self, code) end
-  return new_slice(scratch)
-end
-
-function Conn:read(max)
-  if max ~= nil and type(max) ~= "number" then check_size(max, "read") end
-  local p = self._p
-  if not p then return gone(self) end
-  local code = C.rille_conn_read(p, max or math.huge, scratch)
-  if code ~= 0 then return read_slow(self, max or math.huge, code) end
-  return new_slice(scratch)
-end
-
-local function read_until(self, delim, max)
-  local scan = 0
-  while true do
-    local p = self._p
-    if not p then return gone(self) end
-    scan_box[0] = scan
-    local code = C.rille_conn_read_until(p, delim, #delim, max, scan_box, scratch)
-    if code == 0 then return new_slice(scratch) end
-    if code ~= PARK then return failed(self, code) end
-    scan = scan_box[0]
-    park_reader(self)
-  end
-end
-
-function Conn:read_until(delim, max)
-  if type(delim) ~= "string" then misuse("bad argument #1 to 'read_until' (a string expected, got %s)", type(delim)) end
-  if max ~= nil then check_size(max, "read_until") end
-  return read_until(self, delim, max or math.huge)
-end
-
--- A line of max bytes may end in CR LF, which is one byte more than the search for LF allows: only with a CR in that place
--- is it allowed. (Taking the line first and refusing it then would consume it.)
-local function read_long_line(self, max, ...)
-  local p = self._p
-  if not p or C.rille_conn_len(p) <= max then return ... end
-  if C.rille_linkbuffer_peek(C.rille_conn_input(p), max + 1, scratch) ~= 0 or scratch[0].base_[max] ~= 13 then return ... end
-  return read_until(self, "\n", max + 2)
-end
-
-function Conn:read_line(max)
-  if max ~= nil then check_size(max, "read_line") end
-  max = max or LINE_MAX
-  local line, err, partial = read_until(self, "\n", max + 1)
-  if err == "too large" then line, err, partial = read_long_line(self, max, line, err, partial) end
-  if not line then return nil, err, partial end
-  local size = line.size_ - 1
-  if size > 0 and line.base_[size - 1] == 13 then size = size - 1 end
-  return line:sub(1, size)
-end
-
-function Conn:peek(n)
-  check_size(n, "peek")
-  local p, err, partial = wait_input(self, n)
-  if not p then return nil, err, partial end
-  local code = C.rille_linkbuffer_peek(C.rille_conn_input(p), n, scratch)
-  if code ~= 0 then return nil, text[-code] end
-  return new_slice(scratch)
-end
-
-function Conn:skip(n)
-  check_size(n, "skip")
-  local p, err, partial = wait_input(self, n)
-  if not p then return nil, err, partial end
-  local code = C.rille_linkbuffer_skip(C.rille_conn_input(p), n)
-  if code ~= 0 then return nil, text[-code] end
-  return true
-end
-
-function Conn:read_string(n)
-  check_size(n, "read_string")
-  local p, err, partial = wait_input(self, n)
-  if not p then return nil, err, partial end
-  return LinkBuffer.read_string(C.rille_conn_input(p), n)
-end
-
-function Conn:read_byte()
-  local p, err = wait_input(self, 1)
-  if not p then return nil, err end
-  return C.rille_linkbuffer_read_byte(C.rille_conn_input(p))
-end
-
-function Conn:take(n)
-  check_size(n, "take")
-  local p, err, partial = wait_input(self, n)
-  if not p then return nil, err, partial end
-  return LinkBuffer.take(C.rille_conn_input(p), n)
-end
-
--- Does not park: looks at what is there.
-function Conn:index_of(delim, from)
-  local p = self._p
-  if not p then return gone(self) end
-  return LinkBuffer.index_of(C.rille_conn_input(p), delim, from)
-end
-
-function Conn:len()
-  local p = self._p
-  return p and C.rille_conn_len(p) or 0
-end
-
-function Conn:release()
-  local p = self._p
-  if p then C.rille_conn_release(p) end
-  return true
-end
-
--- ---- writing ---------------------------------------------------------------------------------------------------
-
-local function write_error(code)
-  return nil, text[-code]
-end
-
--- Above the high-water mark: the bytes are taken; park until half of it is sent.
-local function write_slow(self, code)
-  while code == PARK do
-    park_writer(self)
-    local p = self._p
-    if not p then return gone(self) end
-    code = C.rille_conn_wait_output(p, -1)
-  end
-  if code ~= 0 then return write_error(code) end
-  return true
-end
-
-local function write_slice(self, p, s)
-  if s.cell_.epoch ~= s.epoch_ then misuse("slice expired") end
-  local code = C.rille_conn_write_view(p, s.base_, s.size_, s.cell_, s.block_, s.epoch_)
-  if code ~= 0 then return write_slow(self, code) end
-  return true
-end
-
-function Conn:write(x)
-  local p = self._p
-  if not p then return gone(self) end
-  local code
-  if type(x) == "string" then
-    code = C.rille_conn_write(p, x, #x)
-  elseif istype(slice_t, x) then
-    return write_slice(self, p, x)
-  elseif istype(buffer_t, x) then
-    code = C.rille_conn_write_buffer(p, x)
-  else
-    misuse("bad argument #1 to 'write' (a string, slice or LinkBuffer expected, got %s)", type(x))
-  end
-  if code ~= 0 then return write_slow(self, code) end
-  return true
-end
-
-function Conn:flush()
-  local p = self._p
-  if not p then return gone(self) end
-  local code = C.rille_conn_flush(p)
-  while code == PARK do
-    park_writer(self)
-    p = self._p
-    if not p then return gone(self) end
-    code = C.rille_conn_wait_output(p, 0)
-  end
-  if code ~= 0 then return write_error(code) end
-  return true
-end
-
-function Conn:send(x)
-  local ok, err = self:write(x)
-  if not ok then return nil, err end
-  return self:flush()
-end
-
--- The LinkBuffer's writer methods, on the output. What they reserve must be filled before the handler parks or returns.
-local function output(self)
-  local p = self._p
-  if not p then return gone(self) end
-  local out = C.rille_conn_output(p, err_box)
-  if out == nil then return nil, text[-err_box[0]] end
-  return out
-end
-
-for _, name in ipairs {
-  "malloc", "malloc_ack", "malloc_len", "write_byte", "write_direct", "append", "write_varint", "pack",
-  "write_u8", "write_u16", "write_u24", "write_u32", "write_u64",
-  "write_i8", "write_i16", "write_i24", "write_i32", "write_i64", "write_f32", "write_f64",
-} do
-  local method = LinkBuffer[name]
-  if name == "pack" then
-    Conn[name] = function(self, ...)
-      local out, err = output(self)
-      if not out then return nil, err end
-      return method(out, ...)
-    end
-  else
-    Conn[name] = function(self, a, b)
-      local out, err = output(self)
-      if not out then return nil, err end
-      return method(out, a, b)
-    end
-  end
+  objects, pinned = setmetatable({}, { __mode = "v" }), {} -- luacheck: ignore 331
+  conn_read.reset()
+  conn_write.reset()
 end
 
 -- ---- the end ---------------------------------------------------------------------------------------------------
@@ -441,24 +122,21 @@ function Conn:shutdown(how)
   if how ~= "write" then misuse("bad argument #1 to 'shutdown' (\"write\" expected, got %s)", tostring(how)) end
   local p = self._p
   if not p then return gone(self) end
-  local code = C.rille_conn_shutdown(p)
-  if code ~= 0 then return write_error(code) end
-  return true
+  return result(C.rille_conn_shutdown(p))
 end
 
 function Conn:detach()
   local ok, err = self:flush()
   if not ok then return nil, err end
   local fd = C.rille_conn_detach(self._p)
-  if fd < 0 then return write_error(fd) end
+  if fd < 0 then return nil, text[-fd] end
   return fd
 end
 
 function Conn:on_close(fn)
   if type(fn) ~= "function" then misuse("bad argument #1 to 'on_close' (function expected, got %s)", type(fn)) end
   if not self._p then
-    local err = self._error
-    fn(self, err ~= "closed" and err or nil)
+    fn(self, rawget(self, "_end"))
     return true
   end
   local closers = self._closers
@@ -556,11 +234,6 @@ end
 
 function Conn:resume()
   if self._p then C.rille_conn_pause(self._p, 0) end
-  return true
-end
-
-local function result(code)
-  if code ~= 0 then return write_error(code) end
   return true
 end
 

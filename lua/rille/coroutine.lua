@@ -14,25 +14,38 @@ local passing = task.passing
 
 local parked = setmetatable({}, { __mode = "k" }) -- inner coroutines whose park is being handed on
 
+local aside = setmetatable({}, { __mode = "k" })  -- scopes of with_timeout that inner coroutines yielded out of
+
 local pass
 
 -- The task's park is over: hand what it was given to the inner coroutine.
-local function hand_back(co, ...)
+local function hand_back(co, before, ...)
   parked[co] = nil
-  return pass(co, resume(co, ...))
+  return pass(co, before, resume(co, ...))
 end
 
-function pass(co, alive, first, ...)
-  if not (alive and first == PARK) then return alive, first, ... end
-  if not isyieldable() then return pass(co, resume(co, false, task.BOUNDARY)) end
+-- before: the task's scope when co was resumed.
+function pass(co, before, alive, first, ...)
+  if not (alive and first == PARK) then
+    local fiber = task.current()
+    if fiber and fiber.scope ~= before then aside[co] = task.set_aside(fiber, before) end
+    return alive, first, ...
+  end
+  if not isyieldable() then return pass(co, before, resume(co, false, task.BOUNDARY)) end
   parked[co] = true
-  return hand_back(co, yield(PARK))
+  return hand_back(co, before, yield(PARK))
 end
 
 local function script_resume(co, ...)
   if parked[co] then return false, "cannot resume a coroutine that is parked" end
   if not passing[co] and type(co) == "thread" then passing[co] = true end
-  return pass(co, resume(co, ...))
+  local fiber = task.current()
+  local before = fiber and fiber.scope
+  if fiber and aside[co] then
+    task.take_up(fiber, aside[co])
+    aside[co] = nil
+  end
+  return pass(co, before, resume(co, ...))
 end
 
 local function unwrap(alive, first, ...)

@@ -3,6 +3,8 @@
 
 local C = require "rille.core"
 local conn = require "rille.conn"
+local conn_read = require "rille.conn_read"
+local conn_write = require "rille.conn_write"
 local errors = require "rille.errors"
 local script = require "rille.script"
 local state = require "rille.state"
@@ -12,7 +14,7 @@ local timer = require "rille.timer"
 local call = task.call
 local is_worker = task.is_worker
 local conn_at = conn.at
-local resume_reader, resume_writers = conn.resume_reader, conn.resume_writers
+local resume_reader, resume_writers = conn_read.resume, conn_write.resume
 local timer_event = timer.event
 local run_inbox, run_queue = task.run_inbox, task.run_queue
 
@@ -92,14 +94,19 @@ local function forget(self, err)
 end
 
 -- on_close functions, last added first, then the script's hook. One that raises does not keep the others from running.
-local function close(self)
-  local err = self._end
+local function run_closers(self, err)
   local closers = rawget(self, "_closers")
   while closers and #closers > 0 do table.remove(closers)(self, err) end
+end
+
+local function close(self)
+  local err = self._end
+  run_closers(self, err)
   local service = service_of(self)
   if service.on_close and not rawget(self, "_told") then
     self._told = true
     service.on_close(self, err)
+    run_closers(self, err) -- which it may have added
   end
   forget(self, err)
 end

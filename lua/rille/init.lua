@@ -52,7 +52,9 @@ local pair_box = ffi.new("rille_conn *[2]")
 -- A connection over a descriptor (socket, pipe, tty), which is the loop's from now on. nil, err: it is still the caller's.
 function rille.adopt(fd)
   state.need_loop("adopt")
-  if type(fd) ~= "number" then misuse("bad argument #1 to 'adopt' (a descriptor number expected, got %s)", type(fd)) end
+  if type(fd) ~= "number" or fd % 1 ~= 0 then
+    misuse("bad argument #1 to 'adopt' (a descriptor number expected, got %s)", tostring(fd))
+  end
   local p = C.rille_conn_adopt(state.default_service, fd, err_box)
   if p == nil then return nil, errors.text[-err_box[0]] end
   return conn.own(p)

@@ -64,18 +64,23 @@ function M.open(service, url, settings)
   if settings.device then ffi.copy(options.device, settings.device:sub(1, 15)) end
   local p = C.rille_listener_open(service, url, options, err_box, message_box, 512)
   if p == nil then return nil, errors.text[-err_box[0]], ffi.string(message_box) end
-  return setmetatable({ _p = p }, Listener)
+  return setmetatable({ _p = p, _run = state.services }, Listener)
+end
+
+-- Its pointer, until it is closed or its run is over, which frees it.
+local function held(self)
+  return self._run == state.services and self._p
 end
 
 -- The URL it is bound to, with the port that was picked; nil when it is closed.
 function Listener:address()
-  if not self._p then return nil, "closed" end
+  if not held(self) then return nil, "closed" end
   return ffi.string(address_box, C.rille_listener_address(self._p, address_box, 512))
 end
 
 -- No further connections; those it accepted go on.
 function Listener:close()
-  if self._p and state.loop then C.rille_listener_close(self._p) end
+  if held(self) then C.rille_listener_close(self._p) end
   self._p = nil
   return true
 end

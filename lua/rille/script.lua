@@ -87,8 +87,9 @@ end
 
 -- ---- errors ----------------------------------------------------------------------------------------------------
 
+-- A cancelled task that ends by that is no failure.
 local function is_signal(err)
-  return rawequal(err, task.cancelled) or rawequal(err, task.timeout)
+  return rawequal(err, task.cancelled)
 end
 
 local cleanups = setmetatable({}, { __mode = "k" }) -- by the function a fiber ran: what to do for its argument, and the hook's name

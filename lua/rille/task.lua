@@ -257,20 +257,20 @@ function task.yield()
   return task.park()
 end
 
-local function leave_scope(fiber, scope)
-  fiber.scope = scope.outer
+-- What the parking calls of a fiber have to raise inside scope: false when nothing.
+local function enter_scope(fiber, scope)
+  fiber.scope = scope
   local err = fiber.cancelled and task.cancelled or over
-  local outer = scope.outer
-  while outer and not err do
-    if outer.expired then err = task.timeout end
-    outer = outer.outer
+  while scope and not err do
+    if scope.expired then err = task.timeout end
+    scope = scope.outer
   end
   fiber.doom = err
 end
 
-local function leave(fiber, scope, ok, err, ...)
+local function leave(scope, ok, err, ...)
   scope:cancel()
-  leave_scope(fiber, scope)
+  enter_scope(scope.fiber, scope.outer)
   if ok then return err, ... end
   if rawequal(err, task.timeout) and scope.expired then return nil, "timeout" end
   error(err, 0)
@@ -290,7 +290,7 @@ Scope.__index = Scope
 function Scope:fire()
   self.id = nil
   self.expired = true
-  doom(self.fiber, task.timeout)
+  if self.fiber then doom(self.fiber, task.timeout) end
 end
 
 function Scope:cancel()
@@ -298,16 +298,43 @@ function Scope:cancel()
   self.id = nil
 end
 
+-- A coroutine of the script yielded to its caller from inside with_timeout: its scopes, those inside `before`, wait with
+-- it and strike nobody meanwhile. Returns them, for task.take_up when it is resumed, maybe by another task.
+function task.set_aside(fiber, before)
+  local inner = fiber.scope
+  local scope = inner
+  while true do
+    scope.fiber = nil
+    if scope.outer == before then break end
+    scope = scope.outer
+  end
+  scope.outer = nil
+  enter_scope(fiber, before)
+  return inner
+end
+
+function task.take_up(fiber, inner)
+  local scope = inner
+  while true do
+    scope.fiber = fiber
+    if not scope.outer then break end
+    scope = scope.outer
+  end
+  scope.outer = fiber.scope
+  enter_scope(fiber, inner)
+end
+
 -- Run fn(...) for at most s seconds: its results, or nil, "timeout". At the end of the time the parked call inside fn
 -- raises rille.timeout.
 function task.with_timeout(s, fn, ...)
   local fiber = current
-  if not fiber then error("rille.with_timeout needs a task: use rille.spawn, a handler, or `rille exec`", 2) end
+  if not fiber then misuse("rille.with_timeout needs a task: use rille.spawn, a handler, or `rille exec`") end
+  if type(fn) ~= "function" then misuse("bad argument #2 to 'with_timeout' (function expected, got %s)", type(fn)) end
   local scope = setmetatable({ fiber = fiber, outer = fiber.scope, expired = false }, Scope)
   scope.id = task.start_timer(s, scope)
   if not fiber.scope then fiber.fault, fiber.fault_trace = nil, nil end
   fiber.scope = scope
-  return leave(fiber, scope, xpcall(fn, remember_fault, ...))
+  return leave(scope, xpcall(fn, remember_fault, ...))
 end
 
 -- ---- rille.spawn -----------------------------------------------------------------------------------------------
@@ -352,7 +379,7 @@ task.start_later = start_later
 -- Run fn(...) in a task of its own; it starts when the caller parks or returns.
 function task.spawn(fn, ...)
   if type(fn) ~= "function" then
-    error(("bad argument #1 to 'spawn' (function expected, got %s)"):format(type(fn)), 2)
+    misuse("bad argument #1 to 'spawn' (function expected, got %s)", type(fn))
   end
   state.need_loop("spawn")
   local self = setmetatable({ fn = fn, args = { n = select("#", ...), ... }, done = false }, Task)

@@ -134,7 +134,7 @@ end
 function timer.wait(fd, mode, timeout)
   state.need_loop("wait")
   local mask = mode == "r" and 1 or mode == "w" and 2 or mode == "rw" and 3
-  if type(fd) ~= "number" or not mask then
+  if type(fd) ~= "number" or fd % 1 ~= 0 or not mask then
     misuse("bad argument to 'wait' (a descriptor number and \"r\", \"w\" or \"rw\" expected)")
   end
   if fd < 0 then return nil, "invalid argument" end

@@ -15,7 +15,7 @@ local Client = {}
 Client.__index = Client
 
 local M = { Client = Client }
-local open = setmetatable({}, { __mode = "k" })
+local open = {} -- those to close when a spec is over
 local room = ffi.new("uint8_t[?]", ROOM)
 
 local function fail(self, format, ...)

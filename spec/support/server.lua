@@ -299,17 +299,16 @@ end
 
 -- The record of the loop's state that SIGQUIT asks for, as a table of numbers.
 function Server:state()
-  local before = self:count_log('msg="?state"?')
+  local before = #self:log()
   self:signal("QUIT")
-  local line = net.poll_until(function()
-    local last, count
-    count = 0
-    for text in self:log():gmatch('[^\n]*msg="?state"? [^\n]*\n') do last, count = text, count + 1 end
-    return count > before and last
+  local record = net.poll_until(function()
+    local log = self:log()
+    local at = log:find('msg="state" ', before + 1, true)
+    return at and log:match("^[^\n]*\n", at)
   end)
-  if not line then error("no answer to SIGQUIT:\n" .. self:tail(), 0) end
+  if not record then error("no answer to SIGQUIT:\n" .. self:tail(), 0) end
   local state = {}
-  for key, value in line:gmatch("([%w_]+)=(%d+)") do state[key] = tonumber(value) end
+  for key, value in record:gmatch("([%w_]+)=(%d+)") do state[key] = tonumber(value) end
   return state
 end
 
