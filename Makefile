@@ -40,7 +40,7 @@ OBJECTS = $(patsubst core/%.c,$(BUILD)/core/%.o,$(wildcard core/*.c)) $(BUILD)/c
 C_TESTS = $(patsubst spec/c/%.c,$(BUILD)/spec/%,$(wildcard spec/c/*_test.c))
 SPECS   = $(shell find spec -name '*_spec.lua' | LC_ALL=C sort)
 
-.PHONY: all build run test bench check lint fmt asan tsan install uninstall clean deps test-deps core c-tests FORCE
+.PHONY: all build run test bench torture check lint fmt asan tsan install uninstall clean deps test-deps core c-tests FORCE
 .DELETE_ON_ERROR:
 
 all: build
@@ -136,8 +136,15 @@ tsan: test-deps
 bench: deps build build/bench/echo build/bench/client
 	@LUA_PATH="lua/?.lua;lua/?/init.lua;;" $(LUAJIT) bench/run.lua $(BENCH)
 
+# A server treated as badly as TCP allows: make torture [SECONDS=20] [SEED=1] (a failure names its seed).
+SECONDS ?= 20
+SEED    ?=
+torture: build build/bench/torture
+	@timeout $$(($(SECONDS) + 60)) build/bench/torture $(SECONDS) $(SEED)
+
 build/bench/echo: bench/baseline/echo.c
 build/bench/client: bench/client.c
+build/bench/torture: bench/torture.c
 build/bench/%:
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=c11 -D_GNU_SOURCE -pthread -Wall -Wextra -O2 -g $< -lm -o $@

@@ -44,7 +44,7 @@ __attribute__((format(printf, 3, 4))) static int refuse(const request *r, int er
   }
   char shown[URL_SHOWN_MAX + 4];
   size_t n = 0;
-  for (; r->url[n] != '\0' && n < URL_SHOWN_MAX; n++) {
+  for (; n < URL_SHOWN_MAX && r->url[n] != '\0'; n++) {
     unsigned char c = (unsigned char)r->url[n];
     shown[n] = c < 0x20 || c == 0x7f ? '?' : (char)c;
   }

@@ -60,6 +60,7 @@ end
 local function retire(fiber)
   if not fiber.is_pooled then return end
   fiber.fn, fiber.a = false, false
+  fiber.undo, fiber.undo_arg = false, false -- a pooled fiber keeps nothing alive: a lost connection is to be collected
   if pooled < POOL_MAX then
     pooled = pooled + 1
     pool[pooled] = fiber

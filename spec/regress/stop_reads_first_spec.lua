@@ -11,13 +11,13 @@ describe("a shutdown", function()
     ]])
     s:signal("STOP")
     local clients = {}
-    for i = 1, 20 do
+    for i = 1, 150 do
       clients[i] = s:connect()
       clients[i]:send(i .. "\n")
     end
     s:signal("TERM")
     s:signal("CONT")
-    for i = 1, 20 do assert.equal("answer to " .. i .. "\n", (clients[i]:receive_all())) end
+    for i = 1, 150 do assert.equal("answer to " .. i .. "\n", (clients[i]:receive_all())) end
     assert.equal(0, s:wait_exit())
     s:forget()
     s:check_end()
