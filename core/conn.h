@@ -45,6 +45,7 @@ enum rille_conn_flag {
   RILLE_CONN_CONSUMED = 1 << 26,    /* the running handler consumed something and released it already */
   RILLE_CONN_BROKEN = 1 << 27,      /* sending failed: nothing more is sent, what was received can still be read */
   RILLE_CONN_ARRIVED = 1 << 29,     /* bytes came since on_request began */
+  RILLE_CONN_LEFT = 1 << 30,        /* a task of the script's own read some while no on_request runs: the rest is for that */
   RILLE_CONN_SHARED = 1 << 28       /* others may hold its open file: closing the descriptor does not take it out of epoll */
 };
 

@@ -72,6 +72,10 @@ int rille_conn_want(rille_conn *c, double n) {
   size_t length = rille_conn_input_len(c);
   if (n <= (double)length) {
     c->flags &= ~(uint32_t)RILLE_CONN_READ_LATE;
+    if ((c->flags & (RILLE_CONN_SERVED | RILLE_CONN_BUSY | RILLE_CONN_OPENING)) == RILLE_CONN_SERVED) {
+      c->flags |= RILLE_CONN_LEFT;
+      rille_conn_mark_dirty(c);
+    }
     if (c->flags & RILLE_CONN_EOF) rille_conn_mark_dirty(c);
     if (!rille_conn_over_budget(c)) return RILLE_OK;
     c->flags |= RILLE_CONN_READER | RILLE_CONN_WOKEN; /* the others' turn */

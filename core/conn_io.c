@@ -330,13 +330,13 @@ static void apply_interest(rille_conn *c) {
   bool reads = !(c->flags & RILLE_CONN_EOF) &&
                (c->flags & RILLE_CONN_LINGERING || !(c->flags & (RILLE_CONN_FULL | RILLE_CONN_PAUSED)));
   uint8_t interest = (uint8_t)((reads ? EPOLLIN : 0) | (c->flags & RILLE_CONN_BLOCKED ? EPOLLOUT : 0));
-  if (interest == c->interest) return;
+  /* One that was taken out, see rille_conn_ready, goes back in even when paused: with no interest at all the end is still told. */
+  if (interest == c->interest && c->flags & (RILLE_CONN_REGISTERED | RILLE_CONN_EOF | RILLE_CONN_FULL)) return;
   uint32_t events = interest | (interest & EPOLLIN ? (uint32_t)EPOLLRDHUP : 0);
   uint64_t data = rille_poller_data(RILLE_TAG_CONN, c->epoch, c->slot);
   if (c->flags & RILLE_CONN_REGISTERED) {
     rille_poller_change(&c->loop->poller, c->fd, events, data);
   } else {
-    if (c->flags & RILLE_CONN_BROKEN && !reads) return;
     if (c->flags & RILLE_CONN_OPENING && c->service->hooks & RILLE_HOOK_PREPARE) return; /* not admitted yet */
     if (rille_poller_add(&c->loop->poller, c->fd, events, data) < 0) return;
     c->flags |= RILLE_CONN_REGISTERED;
@@ -355,6 +355,10 @@ void rille_conn_tidy(rille_conn *c) {
   if (c->flags & RILLE_CONN_SHUT && !(c->flags & RILLE_CONN_SHUT_DONE) && rille_conn_output_len(c) == 0 && c->fd >= 0) {
     shutdown(c->fd, SHUT_WR);
     c->flags |= RILLE_CONN_SHUT_DONE;
+  }
+  if (c->flags & RILLE_CONN_LEFT) {
+    c->flags &= ~(uint32_t)RILLE_CONN_LEFT;
+    rille_conn_input_changed(c);
   }
   rille_conn_settle(c);
   if (!(c->flags & RILLE_CONN_FINISHED)) apply_interest(c);

@@ -128,6 +128,7 @@ describe("conn: closing", function()
           if word == "close and error" then conn:close(); error("raised") end
           if word == "abort and error" then conn:abort(); error("raised") end
           if word == "partial" then conn:next(100) end
+          if word == "partial close" and not conn:next(100) then conn:close() end
           if word == "idle" then conn:set_timeouts { idle = 0.01 } end
         end,
         on_close = function(conn, err) say("%s %s", tostring(err), tostring(conn:is_active())) end,
@@ -154,6 +155,7 @@ describe("conn: closing", function()
     ends("x", "nil", "close")
     ends("partial", "nil", "close")
     ends("x", "reset", "reset")
+    ends("partial close\nhalf a message", "closed", "close")
     local c = s:connect()
     c:send("stay\n")
     s:wait_state(function(state) return state.connections == 1 end)

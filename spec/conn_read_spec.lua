@@ -308,6 +308,50 @@ describe("conn: the input limit", function()
     assert.equal("0 x", c:receive_line())
   end)
 
+  it("ends a connection whose full input nobody takes, and says so", function()
+    local s = server.start([[
+      return {
+        on_request = function() end,
+        on_close = function(_, err) say("close %s", tostring(err)) end,
+      }
+    ]], { limits = { max_input = 100000 }, timeouts = { linger = 0.05 } })
+    local c = s:connect()
+    c:try_send(("x"):rep(300000))
+    assert.same({ "close too large" }, s:wait_said(1))
+    s:wait_log("level=warn[^\n]*max_input")
+  end)
+
+  it("does not spin on a peer that is gone while the input is full", function()
+    local s = server.start([[
+      return {
+        on_connect = function(conn)
+          conn:shutdown("write")
+          rille.spawn(function()
+            rille.sleep(0.3)
+            local total = 0
+            while true do
+              local slice = conn:read()
+              if not slice then break end
+              total = total + slice:len()
+              conn:release()
+            end
+            say("total %d", total)
+          end)
+          rille.sleep(0.4) -- on_request does not start before
+        end,
+        on_request = function() end,
+      }
+    ]], { limits = { max_input = 100000 } })
+    local c = s:connect()
+    local sent = c:try_send(("x"):rep(300000))
+    c:close() -- now both directions are over: epoll reports that until it is not asked any more
+    local cpu, turns = s:cpu(), s:state().turns
+    net.nap(150)
+    assert.is_true(s:cpu() - cpu <= 0.04)
+    assert.is_true(s:state().turns - turns < 20)
+    assert.same({ "total " .. sent }, s:wait_said(1))
+  end)
+
   it("bounds what is read for a handler that is busy", function()
     local s = server.start(handler [[
       rille.sleep(0.02)
