@@ -193,6 +193,12 @@ void rille_conn_input_changed(rille_conn *c) {
 
 /* ---- the end --------------------------------------------------------------------------------------------------- */
 
+/* The peer will get RST, and the kernel keeps nothing of our output. */
+static void reset_on_close(const rille_conn *c) {
+  struct linger reset = {.l_onoff = 1, .l_linger = 0};
+  if (c->fd >= 0 && c->flags & RILLE_CONN_SOCKET) setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+}
+
 static void drop_socket(rille_conn *c) {
   if (c->fd < 0) return;
   if (c->flags & RILLE_CONN_SHARED && c->flags & RILLE_CONN_REGISTERED) rille_poller_remove(&c->loop->poller, c->fd);
@@ -321,10 +327,7 @@ void rille_conn_raise(rille_conn *c) {
 
 void rille_conn_abort(rille_conn *c) {
   if (c->flags & RILLE_CONN_FINISHED) return;
-  if (c->fd >= 0 && c->flags & RILLE_CONN_SOCKET) {
-    struct linger reset = {.l_onoff = 1, .l_linger = 0};
-    setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
-  }
+  reset_on_close(c);
   drop_socket(c);
   c->flags |= RILLE_CONN_CLOSING;
   c->closing_ms = c->loop->now_ms;
@@ -435,6 +438,8 @@ static void expire(rille_conn *c, enum due due) {
       break;
     default: break;
   }
+  /* What the peer does not take would stay queued in the kernel after a plain close. */
+  if (due == DUE_WRITE || due == DUE_LINGER) reset_on_close(c);
   c->reason = c->reason ? c->reason : RILLE_ERR_TIMEOUT;
   rille_conn_fail(c, RILLE_ERR_TIMEOUT);
 }

@@ -340,13 +340,14 @@ static void turn(rille_loop *loop) {
   wait(loop);
   loop->turn++;
   for (uint32_t i = 0; i < loop->state_count; i++) rille_state_begin_turn(loop->states[i]);
-  run_timers(loop);
   int count = loop->poller.ready;
   for (int from = 0; from < count || from == 0; from += RILLE_LOOP_CHUNK) {
     int to = from + RILLE_LOOP_CHUNK < count ? from + RILLE_LOOP_CHUNK : count;
     for (int i = from; i < to; i++) ready(loop, &loop->poller.events[i]);
     run_states(loop, from == 0);
   }
+  run_timers(loop); /* after the reads: what has just spoken is not idle */
+  run_states(loop, false);
   bury(loop);
   rille_listener_sweep(loop, false);
   if (loop->is_stopping) check_stop(loop);
@@ -486,7 +487,7 @@ static void check_stop(rille_loop *loop) {
   loop->drain_look_ms = now + DRAIN_RECHECK_MS;
   uint32_t left = loop->conn_count > 0 ? stop_connections(loop, false) : 0;
   if (is_late && left > 0 && loop->is_draining) {
-    RILLE_LOG(RILLE_LOG_WARN, "drain time is over: aborting %u connections", left);
+    RILLE_LOG(RILLE_LOG_WARN, "aborting %u connections that have not finished", left);
   }
   if (is_late || (left == 0 && loop->hooks_pending == 0)) end(loop);
 }
