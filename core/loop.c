@@ -336,16 +336,21 @@ static void wait(rille_loop *loop) {
 
 static void check_stop(rille_loop *loop);
 
+/* Read from some of the ready descriptors, let the handlers work, send what they wrote. */
+static void run_chunk(rille_loop *loop, int *done, bool first) {
+  int last = loop->poller.ready - *done < RILLE_LOOP_CHUNK ? loop->poller.ready : *done + RILLE_LOOP_CHUNK;
+  double enough = loop->bytes_in + RILLE_LOOP_CHUNK_BYTES;
+  while (*done < last && loop->bytes_in < enough) ready(loop, &loop->poller.events[(*done)++]);
+  run_states(loop, first);
+}
+
 static void turn(rille_loop *loop) {
   wait(loop);
   loop->turn++;
   for (uint32_t i = 0; i < loop->state_count; i++) rille_state_begin_turn(loop->states[i]);
-  int count = loop->poller.ready;
-  for (int from = 0; from < count || from == 0; from += RILLE_LOOP_CHUNK) {
-    int to = from + RILLE_LOOP_CHUNK < count ? from + RILLE_LOOP_CHUNK : count;
-    for (int i = from; i < to; i++) ready(loop, &loop->poller.events[i]);
-    run_states(loop, from == 0);
-  }
+  int done = 0;
+  run_chunk(loop, &done, true);
+  while (done < loop->poller.ready) run_chunk(loop, &done, false);
   run_timers(loop); /* after the reads: what has just spoken is not idle */
   run_states(loop, false);
   bury(loop);

@@ -21,7 +21,8 @@
 enum {
   RILLE_LOOP_MAX = 256,
   RILLE_LOOP_STATES_MAX = 64,
-  RILLE_LOOP_CHUNK = 16,        /* ready descriptors between two dispatches */
+  RILLE_LOOP_CHUNK = 16,              /* ready descriptors between two dispatches, ... */
+  RILLE_LOOP_CHUNK_BYTES = 128 << 10, /* ... or so much input: it is still in the cache when handlers look at it */
   RILLE_LOOP_ROUNDS = 4,        /* dispatches of what handlers caused, before the next wait */
   RILLE_WATCH_SLAB = 256,
   RILLE_WATCH_SLABS_MAX = 4096,
