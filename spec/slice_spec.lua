@@ -5,6 +5,8 @@ local ffi = require "ffi"
 local LinkBuffer = require "rille.linkbuffer"
 local Slice = require "rille.slice"
 
+local garbage_of = require "spec.support.garbage"
+
 describe("slice", function()
   local buf
 
@@ -351,13 +353,6 @@ describe("slice", function()
       end
       return sum
     end
-    use(1000)
-    collectgarbage()
-    collectgarbage()
-    collectgarbage("stop")
-    finally(function() collectgarbage("restart") end)
-    local before = collectgarbage("count")
-    use(100000)
-    assert.is_true((collectgarbage("count") - before) * 1024 / 100000 < 1)
+    assert.is_true(garbage_of(use) < 1)
   end)
 end)

@@ -36,7 +36,12 @@ static uint32_t draw(uint64_t *seed, uint32_t bound) {
 static uint8_t byte_at(uint64_t at) { return at % LINE == LINE - 1 ? '\n' : (uint8_t)('A' + at % 53 + at / 4096 % 7); }
 
 static void check_bytes(const uint8_t *bytes, uint64_t at, size_t n) {
-  for (size_t i = 0; i < n; i++) CHECK(bytes[i] == byte_at(at + i));
+  for (size_t i = 0; i < n; i++) {
+    if (bytes[i] == byte_at(at + i)) continue;
+    fprintf(stderr, "byte %llu (%zu of %zu) is %02x, not %02x\n", (unsigned long long)(at + i), i, n, bytes[i],
+            byte_at(at + i));
+    abort();
+  }
 }
 
 /* ---- what the reader hands to a third thread ---- */
@@ -157,7 +162,7 @@ static void read_stream(rille_linkbuffer *b, queue *q) {
       CHECK(rille_linkbuffer_peek(b, 1, &s) == 0);
       if (s.base_[0] == '!') return;
     }
-    if (at >= STREAM_SIZE) have--; /* not the end mark, should it be there already */
+    if (at + have > STREAM_SIZE) have--; /* not the end mark, should it be there already */
     if (have == 0) continue;
     size_t n = 1 + draw(&seed, (uint32_t)(have < 5000 ? have : 5000));
     if (n > have) n = have;
