@@ -75,7 +75,7 @@ static int make_socket(const rille_listener *l, bool reuseport, char *message, s
   if (bind(fd, (const struct sockaddr *)&l->address.storage, l->address.length) == 0) return fd;
   int err = errno;
   close(fd);
-  if (err == EADDRINUSE) return say(message, size, RILLE_ERR_ADDRESS_IN_USE, "address in use");
+  if (err == EADDRINUSE) return say(message, size, RILLE_ERR_ADDRESS_IN_USE, "address in use; stop what listens there, or choose another address");
   return say(message, size, rille_err_from_errno(err), "%s", strerror(err));
 }
 
