@@ -69,11 +69,15 @@ function usage.descriptors(pid)
   return #(posix.list("/proc/" .. pid .. "/fd") or {})
 end
 
--- Does the process have a handler for this signal? Without one SIGQUIT would end it.
-function usage.is_caught(pid, signal)
-  local mask = (slurp("/proc/" .. pid .. "/status") or ""):match("SigCgt:%s*(%x+)")
+local function has_bit(mask, signal)
   local low = tonumber((mask or "0"):sub(-8), 16)
   return math.floor(low / 2 ^ (signal - 1)) % 2 == 1
+end
+
+-- Does the process take this signal, by a handler or by blocking it for a thread that waits? Else SIGQUIT would end it.
+function usage.is_caught(pid, signal)
+  local status = slurp("/proc/" .. pid .. "/status") or ""
+  return has_bit(status:match("SigCgt:%s*(%x+)"), signal) or has_bit(status:match("SigBlk:%s*(%x+)"), signal)
 end
 
 function usage.machine()
