@@ -7,18 +7,21 @@ return {
 
   -- Written to stderr when everything listens.
   banner = {
-    "try: printf 'hello\\n' | nc -q1 127.0.0.1 7000",
+    "try: curl http://127.0.0.1:8080/",
+    "     printf 'hello\\n' | nc -q1 127.0.0.1 7000",
     "     stop with Ctrl-C; rille --help names the other commands",
   },
 
   servers = {
     {
-      listen = "tcp://127.0.0.1:7000", -- or a list of addresses: { "tcp://127.0.0.1:7000", "unix:///run/echo.sock" }
-      script = "../scripts/echo.lua",  -- a path, or the name of a module
+      listen = "http://127.0.0.1:8080", -- or a list of addresses: { "http://127.0.0.1:8080", "unix:///run/hello.sock" }
+      script = "../scripts/hello.lua",  -- a path, or the name of a module
+      -- protocol = "http",                               -- for addresses that do not say so: unix:///run/hello.sock
       -- options = { greeting = "hello" },                -- the script gets it as `...`
       -- timeouts = { idle = "75s", lifetime = "1h" },    -- 0: none
-      -- limits = { max_input = "1m", max_connections = 10000 },
+      -- limits = { body = "1m", max_connections = 10000 },
     },
+    { listen = "tcp://127.0.0.1:7000", script = "../scripts/echo.lua" },
   },
 
   -- At a shutdown, connections have this long to finish.

@@ -43,10 +43,8 @@ rille_block *rille_block_take(size_t size) {
   if (__builtin_expect(size <= RILLE_BLOCK_MAX, 1)) {
     unsigned index = class_of(size);
     block = (rille_block *)(void *)object_take(cache, index);
-    if (block)
-      atomic_store_explicit(&block->refs, 1, memory_order_relaxed);
-    else if (!(block = block_make(index, (size_t)RILLE_BLOCK_MIN << index)))
-      return NULL;
+    if (block) atomic_store_explicit(&block->refs, 1, memory_order_relaxed);
+    else if (!(block = block_make(index, (size_t)RILLE_BLOCK_MIN << index))) return NULL;
     add(&cache->counts.blocks[index], 1);
   } else {
     block = block_make(CLASS_HUGE, (size + 63) & ~(size_t)63);
@@ -68,10 +66,8 @@ static __attribute__((noinline, cold)) void block_give_shared(rille_block *block
   add(&rille_shared.counts.blocks[index], -1);
   if (index == CLASS_HUGE) add(&rille_shared.counts.huge_bytes, -(int64_t)block->size);
   pthread_mutex_unlock(&rille_shared.lock);
-  if (index == CLASS_HUGE)
-    free(block);
-  else
-    rille_cache_give_shared(index, block);
+  if (index == CLASS_HUGE) free(block);
+  else rille_cache_give_shared(index, block);
 }
 
 void rille_block_release(rille_block *block) {
@@ -106,10 +102,8 @@ static inline void *small_take(unsigned index) {
 
 static inline void small_give(unsigned index, void *object) {
   struct cache *cache = cache_get();
-  if (cache)
-    object_give(cache, index, object);
-  else
-    rille_cache_give_shared(index, object);
+  if (cache) object_give(cache, index, object);
+  else rille_cache_give_shared(index, object);
 }
 
 void *rille_node_take(void) { return small_take(BIN_NODE); }

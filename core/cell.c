@@ -27,10 +27,8 @@ static inline rille_cell_slot *slot_of_link(struct free_object *link) {
 }
 
 static inline void slot_give(struct cache *cache, rille_cell_slot *slot) {
-  if (cache)
-    object_give(cache, BIN_CELL, &slot->next_free);
-  else
-    rille_cache_give_shared(BIN_CELL, &slot->next_free);
+  if (cache) object_give(cache, BIN_CELL, &slot->next_free);
+  else rille_cache_give_shared(BIN_CELL, &slot->next_free);
 }
 
 static __attribute__((noinline, cold)) rille_cell_slot *slab_make(struct cache *cache) {

@@ -9,6 +9,7 @@
  */
 #include "conn.h"
 
+#include "http.h"
 #include "log.h"
 #include "loop.h"
 
@@ -65,6 +66,7 @@ rille_conn *rille_conn_new(rille_loop *loop, rille_service *service, int fd, boo
       .read_ms = loop->now_ms,
       .written_ms = loop->now_ms,
       .timeouts = &service->timeouts,
+      .is_http = service->http != NULL,
   };
   service->connections++;
   loop->conn_count++;
@@ -113,9 +115,7 @@ void rille_conn_opened(rille_conn *c) {
   rille_conn_settle(c);
 }
 
-void rille_conn_enter(rille_conn *c) {
-  c->tasks++;
-}
+void rille_conn_enter(rille_conn *c) { c->tasks++; }
 
 void rille_conn_leave(rille_conn *c) {
   if (c->tasks > 0) c->tasks--;
@@ -178,7 +178,8 @@ void rille_conn_input_changed(rille_conn *c) {
   uint32_t flags = c->flags;
   if (flags & RILLE_CONN_READER) {
     if (flags & RILLE_CONN_WOKEN) return;
-    if (rille_conn_input_len(c) >= c->want || flags & (RILLE_CONN_EOF | RILLE_CONN_CLOSING | RILLE_CONN_FULL) || c->error) {
+    bool is_at_end = flags & (RILLE_CONN_EOF | RILLE_CONN_CLOSING | RILLE_CONN_FULL) || c->error;
+    if (rille_conn_input_len(c) >= c->want || is_at_end) {
       c->flags |= RILLE_CONN_WOKEN;
       rille_state_emit(c->state, RILLE_EVENT_READ, c->slot, 0);
     }
@@ -186,6 +187,7 @@ void rille_conn_input_changed(rille_conn *c) {
   }
   uint32_t never = RILLE_CONN_BUSY | RILLE_CONN_OPENING | RILLE_CONN_CLOSING | RILLE_CONN_FINISHED;
   if (flags & RILLE_CONN_SERVED && !(flags & never) && rille_conn_input_len(c) > 0) {
+    if (c->is_http && !rille_http_arrived(c)) return;
     c->flags |= RILLE_CONN_BUSY;
     rille_state_emit(c->state, RILLE_EVENT_REQUEST, c->slot, 0);
   }
@@ -248,7 +250,8 @@ static void end_closing(rille_conn *c) {
     if (c->flags & RILLE_CONN_EOF) drop_socket(c);
     return;
   }
-  if (c->reason != RILLE_ERR_TIMEOUT && c->timeouts->linger_ms > 0 && has_unread_input(c)) {
+  bool is_unread = c->wants_linger ? !(c->flags & RILLE_CONN_EOF) : c->reason != RILLE_ERR_TIMEOUT && has_unread_input(c);
+  if (is_unread && c->timeouts->linger_ms > 0) {
     shutdown(c->fd, SHUT_WR);
     c->flags |= RILLE_CONN_LINGERING | RILLE_CONN_SHUT_DONE;
     if (c->tasks == 0) rille_conn_give_input(c); /* else a handler may hold slices of it */
@@ -289,6 +292,7 @@ void rille_conn_free(rille_conn *c) {
   if (c->flags & RILLE_CONN_DEAD) return;
   drop_socket(c);
   rille_timer_stop(&c->loop->wheel, &c->timer);
+  rille_http_drop(c);
   rille_conn_give_input(c);
   rille_conn_give_output(c);
   c->flags |= RILLE_CONN_DEAD | RILLE_CONN_FINISHED;
@@ -316,7 +320,8 @@ void rille_conn_close(rille_conn *c) {
   }
   c->flags |= RILLE_CONN_CLOSING;
   c->closing_ms = rille_loop_fresh_ms(c->loop); /* the handler's own time is not taken from the drain's */
-  rille_conn_mark_dirty(c); /* sends what is there, then settles */
+  /* sends what is there, then settles */
+  rille_conn_mark_dirty(c);
   rille_conn_arm(c);
 }
 
@@ -361,7 +366,7 @@ bool rille_conn_stop(rille_conn *c, bool force) {
 
 /* ---- time ------------------------------------------------------------------------------------------------------ */
 
-enum due { DUE_NOTHING, DUE_LINGER, DUE_LIFETIME, DUE_WRITE, DUE_READ, DUE_IDLE_READ, DUE_IDLE_WRITE };
+enum due { DUE_NOTHING, DUE_HTTP, DUE_LINGER, DUE_LIFETIME, DUE_WRITE, DUE_READ, DUE_IDLE_READ, DUE_IDLE_WRITE };
 
 static void earliest(int32_t *left, enum due *due, uint32_t since, uint32_t span, uint32_t now, enum due what) {
   int32_t rest = (int32_t)(since + span - now);
@@ -383,6 +388,10 @@ static enum due next_due(const rille_conn *c, int32_t *left) {
   if (c->flags & RILLE_CONN_CLOSING) {
     earliest(left, &due, c->closing_ms, t->linger_ms, now, DUE_LINGER);
     return due;
+  }
+  if (c->http) {
+    uint32_t since, span = rille_http_patience(c, &since);
+    if (span > 0) earliest(left, &due, since, span, now, DUE_HTTP);
   }
   if (t->lifetime_ms) earliest(left, &due, c->opened_ms, t->lifetime_ms, now, DUE_LIFETIME);
   if (t->write_ms && c->flags & RILLE_CONN_BLOCKED) earliest(left, &due, c->written_ms, t->write_ms, now, DUE_WRITE);
@@ -411,32 +420,33 @@ void rille_conn_arm(rille_conn *c) {
 static void expire(rille_conn *c, enum due due) {
   bool has_hook = c->service->hooks & RILLE_HOOK_IDLE && c->flags & RILLE_CONN_SERVED;
   switch (due) {
-    case DUE_READ:
-      c->flags |= RILLE_CONN_READ_LATE | RILLE_CONN_WOKEN;
-      rille_state_emit(c->state, RILLE_EVENT_READ, c->slot, 0);
+  case DUE_HTTP: rille_http_expire(c); return;
+  case DUE_READ:
+    c->flags |= RILLE_CONN_READ_LATE | RILLE_CONN_WOKEN;
+    rille_state_emit(c->state, RILLE_EVENT_READ, c->slot, 0);
+    return;
+  case DUE_IDLE_READ:
+  case DUE_IDLE_WRITE:
+    if (has_hook) {
+      c->flags |= RILLE_CONN_IDLE_TOLD;
+      c->tasks++; /* until the hook has returned */
+      rille_state_emit(c->state, RILLE_EVENT_IDLE, c->slot, due == DUE_IDLE_READ ? 1 : 2);
       return;
-    case DUE_IDLE_READ:
-    case DUE_IDLE_WRITE:
-      if (has_hook) {
-        c->flags |= RILLE_CONN_IDLE_TOLD;
-        c->tasks++; /* until the hook has returned */
-        rille_state_emit(c->state, RILLE_EVENT_IDLE, c->slot, due == DUE_IDLE_READ ? 1 : 2);
-        return;
-      }
-      /* A handler that computes or waits for something else is no idle connection, one that waits for input is. */
-      if (c->tasks > 0 && !(c->flags & RILLE_CONN_READER)) {
-        c->read_ms = c->loop->now_ms;
-        return;
-      }
-      break;
-    case DUE_LINGER:
-      if (rille_conn_output_len(c) == 0) {
-        drop_socket(c);
-        rille_conn_settle(c);
-        return;
-      }
-      break;
-    default: break;
+    }
+    /* A handler that computes or waits for something else is no idle connection, one that waits for input is. */
+    if (c->tasks > 0 && !(c->flags & RILLE_CONN_READER)) {
+      c->read_ms = c->loop->now_ms;
+      return;
+    }
+    break;
+  case DUE_LINGER:
+    if (rille_conn_output_len(c) == 0) {
+      drop_socket(c);
+      rille_conn_settle(c);
+      return;
+    }
+    break;
+  default: break;
   }
   /* What the peer does not take would stay queued in the kernel after a plain close. */
   if (due == DUE_WRITE || due == DUE_LINGER) reset_on_close(c);

@@ -15,38 +15,41 @@
 
 #include <stdbool.h>
 
+struct rille_http;
+struct rille_http_settings;
+
 enum rille_conn_flag {
-  RILLE_CONN_USED = 1 << 0,         /* the slot holds a connection */
-  RILLE_CONN_OPENING = 1 << 1,      /* on_prepare or on_connect has not returned: no on_request yet */
-  RILLE_CONN_SERVED = 1 << 2,       /* has an on_request; without one a script reads it by itself */
-  RILLE_CONN_BUSY = 1 << 3,         /* an on_request runs, or its event is queued */
-  RILLE_CONN_READER = 1 << 4,       /* a task is parked until `want` bytes are readable */
-  RILLE_CONN_WRITER = 1 << 5,       /* tasks are parked until the output is at most `drain_to` bytes */
-  RILLE_CONN_EOF = 1 << 6,          /* the peer ended its side, everything before it was read */
-  RILLE_CONN_PARTED = 1 << 7,       /* on_disconnect was sent (or is not wanted) */
-  RILLE_CONN_CLOSING = 1 << 8,      /* close() was called: drain the output, then end */
-  RILLE_CONN_LINGERING = 1 << 9,    /* output drained and shut; input is thrown away until the peer ends too */
-  RILLE_CONN_FINISHED = 1 << 10,    /* CLOSE was sent; only rille_conn_free is left */
-  RILLE_CONN_KNOWN = 1 << 11,       /* the state made a table for it, so it must hear of the end */
-  RILLE_CONN_PAUSED = 1 << 12,      /* by the script */
-  RILLE_CONN_FULL = 1 << 13,        /* max_input reached: not reading until something is released */
-  RILLE_CONN_BLOCKED = 1 << 14,     /* a short write: wants EPOLLOUT */
-  RILLE_CONN_DIRTY = 1 << 15,       /* on the loop's dirty list */
-  RILLE_CONN_DEAD = 1 << 16,        /* on the loop's dead list */
-  RILLE_CONN_SHUT = 1 << 17,        /* shutdown("write") asked for: FIN once the output is gone */
+  RILLE_CONN_USED = 1 << 0,      /* the slot holds a connection */
+  RILLE_CONN_OPENING = 1 << 1,   /* on_prepare or on_connect has not returned: no on_request yet */
+  RILLE_CONN_SERVED = 1 << 2,    /* has an on_request; without one a script reads it by itself */
+  RILLE_CONN_BUSY = 1 << 3,      /* an on_request runs, or its event is queued */
+  RILLE_CONN_READER = 1 << 4,    /* a task is parked until `want` bytes are readable */
+  RILLE_CONN_WRITER = 1 << 5,    /* tasks are parked until the output is at most `drain_to` bytes */
+  RILLE_CONN_EOF = 1 << 6,       /* the peer ended its side, everything before it was read */
+  RILLE_CONN_PARTED = 1 << 7,    /* on_disconnect was sent (or is not wanted) */
+  RILLE_CONN_CLOSING = 1 << 8,   /* close() was called: drain the output, then end */
+  RILLE_CONN_LINGERING = 1 << 9, /* output drained and shut; input is thrown away until the peer ends too */
+  RILLE_CONN_FINISHED = 1 << 10, /* CLOSE was sent; only rille_conn_free is left */
+  RILLE_CONN_KNOWN = 1 << 11,    /* the state made a table for it, so it must hear of the end */
+  RILLE_CONN_PAUSED = 1 << 12,   /* by the script */
+  RILLE_CONN_FULL = 1 << 13,     /* max_input reached: not reading until something is released */
+  RILLE_CONN_BLOCKED = 1 << 14,  /* a short write: wants EPOLLOUT */
+  RILLE_CONN_DIRTY = 1 << 15,    /* on the loop's dirty list */
+  RILLE_CONN_DEAD = 1 << 16,     /* on the loop's dead list */
+  RILLE_CONN_SHUT = 1 << 17,     /* shutdown("write") asked for: FIN once the output is gone */
   RILLE_CONN_SHUT_DONE = 1 << 18,
-  RILLE_CONN_SOCKET = 1 << 19,      /* send and recv work; else read and write */
+  RILLE_CONN_SOCKET = 1 << 19, /* send and recv work; else read and write */
   RILLE_CONN_TRACE = 1 << 20,
-  RILLE_CONN_REGISTERED = 1 << 21,  /* in epoll */
-  RILLE_CONN_OWN_TIMEOUTS = 1 << 22,/* `timeouts` was allocated for this connection */
-  RILLE_CONN_READ_LATE = 1 << 23,   /* the parked read ran into its time-out */
-  RILLE_CONN_IDLE_TOLD = 1 << 24,   /* on_idle runs */
-  RILLE_CONN_WOKEN = 1 << 25,       /* the READ event for the parked reader is on its way */
-  RILLE_CONN_CONSUMED = 1 << 26,    /* the running handler consumed something and released it already */
-  RILLE_CONN_BROKEN = 1 << 27,      /* sending failed: nothing more is sent, what was received can still be read */
-  RILLE_CONN_ARRIVED = 1 << 29,     /* bytes came since on_request began */
-  RILLE_CONN_LEFT = 1 << 30,        /* a task of the script's own read some while no on_request runs: the rest is for that */
-  RILLE_CONN_SHARED = 1 << 28       /* others may hold its open file: closing the descriptor does not take it out of epoll */
+  RILLE_CONN_REGISTERED = 1 << 21,   /* in epoll */
+  RILLE_CONN_OWN_TIMEOUTS = 1 << 22, /* `timeouts` was allocated for this connection */
+  RILLE_CONN_READ_LATE = 1 << 23,    /* the parked read ran into its time-out */
+  RILLE_CONN_IDLE_TOLD = 1 << 24,    /* on_idle runs */
+  RILLE_CONN_WOKEN = 1 << 25,        /* the READ event for the parked reader is on its way */
+  RILLE_CONN_CONSUMED = 1 << 26,     /* the running handler consumed something and released it already */
+  RILLE_CONN_BROKEN = 1 << 27,       /* sending failed: nothing more is sent, what was received can still be read */
+  RILLE_CONN_ARRIVED = 1 << 29,      /* bytes came since on_request began */
+  RILLE_CONN_LEFT = 1 << 30,  /* a task of the script's own read some while no on_request runs: the rest is its */
+  RILLE_CONN_SHARED = 1 << 28 /* others may hold its open file: closing the descriptor leaves it in epoll */
 };
 
 typedef struct rille_timeouts {
@@ -69,15 +72,19 @@ struct rille_conn {
   int16_t reason;   /* enum rille_err for on_close, where it is not the socket's */
   uint8_t interest; /* EPOLLIN | EPOLLOUT as registered */
   uint8_t sparse;   /* reads in a row that used less than a quarter of read_size */
+  bool is_http;     /* bytes are HTTP/1: the service says so, until an upgrade */
+  bool wants_linger; /* the peer may still be sending what nobody reads: close() must not lose the answer to a reset */
   uint16_t tasks;   /* handlers that run */
   uint16_t ops;     /* reads and messages in `turn`, see rille_conn_over_budget */
   uint32_t turn;
   uint32_t read_size;
   uint32_t high_water;
+  struct rille_http *http; /* owned; the exchange under way */
+  uint32_t requests;       /* HTTP: heads so far */
   rille_linkbuffer *in;
   rille_linkbuffer *out;
-  size_t want;     /* readable bytes the parked reader waits for */
-  size_t drain_to; /* output bytes the parked writers wait for */
+  size_t want;            /* readable bytes the parked reader waits for */
+  size_t drain_to;        /* output bytes the parked writers wait for */
   rille_conn *next_dirty; /* also the dead list */
 
   uint32_t opened_ms, read_ms, written_ms, parked_ms, closing_ms; /* loop->now_ms then */
@@ -90,11 +97,12 @@ struct rille_service {
   /* immutable once a listener or connection uses it */
   rille_service *next;
   rille_state *state;
-  uint32_t id; /* the state's name for it */
+  uint32_t id;    /* the state's name for it */
   uint32_t hooks; /* enum rille_hook bits */
   rille_timeouts timeouts;
   uint32_t max_input;
   uint32_t high_water;
+  const struct rille_http_settings *http; /* owned; NULL: connections do not speak HTTP */
   bool nodelay;
   uint32_t keepalive_s; /* 0: off */
 
@@ -120,7 +128,7 @@ bool rille_conn_stop(rille_conn *c, bool force);
 /* End it with err as soon as no handler runs; the socket is done for. */
 void rille_conn_fail(rille_conn *c, int err);
 
-/* inside conn*.c */
+/* inside conn*.c and http*.c */
 int rille_conn_attach(rille_conn *c); /* to epoll; on an error the descriptor is as it was */
 void rille_conn_mark_dirty(rille_conn *c);
 void rille_conn_settle(rille_conn *c);
@@ -129,6 +137,11 @@ void rille_conn_input_changed(rille_conn *c);
 void rille_conn_wake_writers(rille_conn *c);
 int rille_conn_send(rille_conn *c);
 bool rille_conn_over_budget(rille_conn *c);
+int rille_conn_ended(const rille_conn *c); /* 0, or why no more input will come */
+int rille_conn_release_input(rille_conn *c);
+bool rille_conn_yield(rille_conn *c, size_t want); /* a reader that had its share parks until the next turn */
+int rille_conn_written(rille_conn *c, int err); /* what a writer returns: err, or RILLE_PARK above the high-water mark */
+size_t rille_conn_input_limit(const rille_conn *c);
 size_t rille_conn_output_len(const rille_conn *c);
 size_t rille_conn_input_len(const rille_conn *c);
 size_t rille_conn_input_held(const rille_conn *c);

@@ -1,7 +1,7 @@
 /*
  * conn_face: what Lua calls on a connection; see rille.h for the contract of each and conn.h for the rest. Loop thread only.
  */
-#include "conn.h"
+#include "http.h"
 #include "log.h"
 #include "loop.h"
 
@@ -16,24 +16,19 @@ double rille_conn_id(const rille_conn *c) {
   return (double)((uint64_t)c->loop->id << 44 | (uint64_t)c->epoch << 20 | c->slot);
 }
 
-uint32_t rille_conn_slot(const rille_conn *c) {
-  return c->slot;
-}
+uint32_t rille_conn_slot(const rille_conn *c) { return c->slot; }
 
-uint32_t rille_conn_service(const rille_conn *c) {
-  return c->service->id;
-}
+uint32_t rille_conn_service(const rille_conn *c) { return c->service->id; }
 
-void rille_conn_know(rille_conn *c) {
-  c->flags |= RILLE_CONN_KNOWN;
-}
+void rille_conn_know(rille_conn *c) { c->flags |= RILLE_CONN_KNOWN; }
 
 /* ---- reading --------------------------------------------------------------------------------------------------- */
 
-static int ended(const rille_conn *c) {
+int rille_conn_ended(const rille_conn *c) {
   if (c->error == RILLE_ERR_RESET) return RILLE_ERR_RESET;
   /* A connection that the server ended (idle, lifetime, shutdown) is closed to its reader: "timeout" would invite it to go on. */
-  if (c->error || c->fd < 0 || c->flags & (RILLE_CONN_EOF | RILLE_CONN_CLOSING | RILLE_CONN_FINISHED)) return RILLE_ERR_CLOSED;
+  if (c->error || c->fd < 0 || c->flags & (RILLE_CONN_EOF | RILLE_CONN_CLOSING | RILLE_CONN_FINISHED))
+    return RILLE_ERR_CLOSED;
   return RILLE_OK;
 }
 
@@ -66,9 +61,18 @@ static int check_limit(const rille_conn *c, size_t n) {
   return RILLE_ERR_TOO_LARGE;
 }
 
+bool rille_conn_yield(rille_conn *c, size_t want) {
+  if (!rille_conn_over_budget(c)) return false;
+  c->flags |= RILLE_CONN_READER | RILLE_CONN_WOKEN;
+  c->want = want;
+  c->ops = 0;
+  rille_state_emit_later(c->state, RILLE_EVENT_READ, c->slot, 0);
+  return true;
+}
+
 int rille_conn_want(rille_conn *c, double n) {
   if (!(n >= 0) || floor(n) != n) return RILLE_ERR_INVALID;
-  if (c->flags & RILLE_CONN_READER) return RILLE_ERR_BUSY;
+  if (c->flags & RILLE_CONN_READER || c->is_http) return RILLE_ERR_BUSY; /* HTTP: the bytes are the request's */
   size_t length = rille_conn_input_len(c);
   if (n <= (double)length) {
     c->flags &= ~(uint32_t)RILLE_CONN_READ_LATE;
@@ -77,14 +81,9 @@ int rille_conn_want(rille_conn *c, double n) {
       rille_conn_mark_dirty(c);
     }
     if (c->flags & RILLE_CONN_EOF) rille_conn_mark_dirty(c);
-    if (!rille_conn_over_budget(c)) return RILLE_OK;
-    c->flags |= RILLE_CONN_READER | RILLE_CONN_WOKEN; /* the others' turn */
-    c->want = (size_t)n;
-    c->ops = 0;
-    rille_state_emit_later(c->state, RILLE_EVENT_READ, c->slot, 0);
-    return RILLE_PARK;
+    return rille_conn_yield(c, (size_t)n) ? RILLE_PARK : RILLE_OK;
   }
-  int err = ended(c);
+  int err = rille_conn_ended(c);
   if (err) return err;
   if (n > (double)RILLE_BLOCK_REQUEST_MAX) return RILLE_ERR_TOO_LARGE;
   err = check_limit(c, (size_t)n);
@@ -98,9 +97,7 @@ void rille_conn_unwant(rille_conn *c, int for_good) {
   rille_conn_input_changed(c); /* what it did not take is for on_request, where another task had been reading */
 }
 
-double rille_conn_len(const rille_conn *c) {
-  return (double)rille_conn_input_len(c);
-}
+double rille_conn_len(const rille_conn *c) { return (double)rille_conn_input_len(c); }
 
 int rille_conn_next(rille_conn *c, double n, rille_slice *out) {
   int ready = rille_conn_want(c, n);
@@ -136,57 +133,62 @@ int rille_conn_read_until(rille_conn *c, const char *delim, size_t delim_size, d
     return rille_conn_next(c, n, out);
   }
   if (length >= max) return RILLE_ERR_TOO_LARGE;
-  *scan = length >= (double)delim_size ? length - (double)delim_size + 1 : 0; /* a delimiter may straddle the next arrival */
+  /* a delimiter may straddle the next arrival */
+  *scan = length >= (double)delim_size ? length - (double)delim_size + 1 : 0;
   return rille_conn_want(c, length + 1);
 }
 
 int rille_conn_release(rille_conn *c) {
+  if (c->http) rille_http_keep(c->http);
+  return rille_conn_release_input(c);
+}
+
+int rille_conn_release_input(rille_conn *c) {
   if (!c->in) return RILLE_OK;
   if (rille_linkbuffer_held(c->in) > 0) c->flags |= RILLE_CONN_CONSUMED;
   if (rille_linkbuffer_readable(c->in) == 0) rille_conn_give_input(c);
-  else rille_linkbuffer_end_borrow(c->in);
+  else rille_linkbuffer_release(c->in);
   if (c->flags & RILLE_CONN_FULL) rille_conn_mark_dirty(c);
   return RILLE_OK;
 }
 
 /* ---- writing --------------------------------------------------------------------------------------------------- */
 
-static int written(rille_conn *c, int err) {
+int rille_conn_written(rille_conn *c, int err) {
   if (err) return err;
   return rille_conn_output_len(c) > c->high_water ? rille_conn_wait_output(c, -1) : RILLE_OK;
 }
 
 int rille_conn_write(rille_conn *c, const char *bytes, size_t size) {
-  int err = RILLE_OK;
-  rille_linkbuffer *out = rille_conn_output(c, &err);
-  return out ? written(c, rille_linkbuffer_write(out, bytes, size)) : err;
+  int err = c->is_http ? RILLE_ERR_BUSY : RILLE_OK;
+  rille_linkbuffer *out = err ? NULL : rille_conn_output(c, &err);
+  return out ? rille_conn_written(c, rille_linkbuffer_write(out, bytes, size)) : err;
 }
 
 int rille_conn_write_view(rille_conn *c, const uint8_t *base, uint32_t size, rille_cell *cell, rille_block *block,
                           uint32_t epoch) {
-  int err = RILLE_OK;
-  rille_linkbuffer *out = rille_conn_output(c, &err);
+  int err = c->is_http ? RILLE_ERR_BUSY : RILLE_OK;
+  rille_linkbuffer *out = err ? NULL : rille_conn_output(c, &err);
   if (!out) return err;
   rille_slice s = {.base_ = base, .cell_ = cell, .block_ = block, .size_ = size, .epoch_ = epoch};
-  return written(c, rille_linkbuffer_write_slice(out, &s));
+  return rille_conn_written(c, rille_linkbuffer_write_slice(out, &s));
 }
 
 int rille_conn_write_buffer(rille_conn *c, rille_linkbuffer *from) {
-  int err = RILLE_OK;
-  rille_linkbuffer *out = rille_conn_output(c, &err);
-  return out ? written(c, rille_linkbuffer_write_buffer(out, from)) : err;
+  int err = c->is_http ? RILLE_ERR_BUSY : RILLE_OK;
+  rille_linkbuffer *out = err ? NULL : rille_conn_output(c, &err);
+  return out ? rille_conn_written(c, rille_linkbuffer_write_buffer(out, from)) : err;
 }
 
-int rille_conn_throttle(rille_conn *c) {
-  return written(c, RILLE_OK);
-}
+int rille_conn_throttle(rille_conn *c) { return c->is_http ? RILLE_ERR_BUSY : rille_conn_written(c, RILLE_OK); }
 
 int rille_conn_wait_output(rille_conn *c, double level) {
   if (rille_conn_output_len(c) == 0 && !(c->flags & RILLE_CONN_BROKEN) && c->fd >= 0) return RILLE_OK;
-  if (c->fd < 0 || c->flags & RILLE_CONN_BROKEN) return c->error == RILLE_ERR_TIMEOUT ? RILLE_ERR_TIMEOUT
-                                                        : c->error == RILLE_ERR_RESET ? RILLE_ERR_RESET
-                                                                                      : RILLE_ERR_CLOSED;
-  if (level < 0) level = c->high_water / 2;
+  if (c->fd < 0 || c->flags & RILLE_CONN_BROKEN) {
+    return c->error == RILLE_ERR_TIMEOUT || c->error == RILLE_ERR_RESET ? c->error : RILLE_ERR_CLOSED;
+  }
+  uint32_t low_water = c->high_water / 2;
+  if (level < 0) level = low_water;
   if ((double)rille_conn_output_len(c) <= level) return RILLE_OK;
   size_t drain_to = level > 0 ? (size_t)level : 0;
   if (!(c->flags & RILLE_CONN_WRITER) || drain_to > c->drain_to) c->drain_to = drain_to;
@@ -238,12 +240,12 @@ int rille_conn_is_active(const rille_conn *c) {
 
 static uint32_t *timeout_of(rille_timeouts *t, int setting) {
   switch (setting) {
-    case RILLE_SET_READ: return &t->read_ms;
-    case RILLE_SET_WRITE: return &t->write_ms;
-    case RILLE_SET_IDLE: return &t->idle_ms;
-    case RILLE_SET_LIFETIME: return &t->lifetime_ms;
-    case RILLE_SET_LINGER: return &t->linger_ms;
-    default: return NULL;
+  case RILLE_SET_READ: return &t->read_ms;
+  case RILLE_SET_WRITE: return &t->write_ms;
+  case RILLE_SET_IDLE: return &t->idle_ms;
+  case RILLE_SET_LIFETIME: return &t->lifetime_ms;
+  case RILLE_SET_LINGER: return &t->linger_ms;
+  default: return NULL;
   }
 }
 
@@ -260,13 +262,14 @@ int rille_service_set(rille_service *service, int setting, double value) {
     *timeout = span_of(value);
     return RILLE_OK;
   }
+  if (setting >= RILLE_SET_HTTP) return rille_http_set(service, setting, value);
   if (value > (double)UINT32_MAX) return RILLE_ERR_INVALID;
   switch (setting) {
-    case RILLE_SET_MAX_INPUT: service->max_input = (uint32_t)value; break;
-    case RILLE_SET_HIGH_WATER: service->high_water = (uint32_t)value; break;
-    case RILLE_SET_NODELAY: service->nodelay = value != 0; break;
-    case RILLE_SET_KEEPALIVE: service->keepalive_s = (uint32_t)value; break;
-    default: return RILLE_ERR_INVALID;
+  case RILLE_SET_MAX_INPUT: service->max_input = (uint32_t)value; break;
+  case RILLE_SET_HIGH_WATER: service->high_water = (uint32_t)value; break;
+  case RILLE_SET_NODELAY: service->nodelay = value != 0; break;
+  case RILLE_SET_KEEPALIVE: service->keepalive_s = (uint32_t)value; break;
+  default: return RILLE_ERR_INVALID;
   }
   return RILLE_OK;
 }
@@ -314,9 +317,7 @@ void rille_conn_trace(rille_conn *c, int on) {
   else c->flags &= ~(uint32_t)RILLE_CONN_TRACE;
 }
 
-size_t rille_conn_peer(const rille_conn *c, char *to, size_t size) {
-  return rille_peer_format(&c->peer, to, size);
-}
+size_t rille_conn_peer(const rille_conn *c, char *to, size_t size) { return rille_peer_format(&c->peer, to, size); }
 
 size_t rille_conn_local(const rille_conn *c, char *to, size_t size) {
   struct sockaddr_storage storage;

@@ -4,7 +4,7 @@
  * For a ready connection the order is write, read, end, so that bytes which came before a FIN or RST are handed on
  * before the end is. One read a turn: level-triggered epoll reports again what is left, after the others had theirs.
  */
-#include "conn.h"
+#include "http.h"
 #include "log.h"
 #include "loop.h"
 
@@ -29,9 +29,7 @@ enum {
    libc's read and send are cancellation points: in a process with threads each pays two atomic exchanges for a feature
    that is not used here. These go straight to the kernel. */
 
-static ssize_t read_some(int fd, void *to, size_t size) {
-  return syscall(SYS_read, fd, to, size);
-}
+static ssize_t read_some(int fd, void *to, size_t size) { return syscall(SYS_read, fd, to, size); }
 
 static ssize_t send_some(int fd, const void *from, size_t size) {
   return syscall(SYS_sendto, fd, from, size, MSG_NOSIGNAL, NULL, 0);
@@ -39,17 +37,11 @@ static ssize_t send_some(int fd, const void *from, size_t size) {
 
 /* ---- buffers come with bytes and go with them ------------------------------------------------------------------ */
 
-size_t rille_conn_input_len(const rille_conn *c) {
-  return c->in ? rille_linkbuffer_readable(c->in) : 0;
-}
+size_t rille_conn_input_len(const rille_conn *c) { return c->in ? rille_linkbuffer_readable(c->in) : 0; }
 
-size_t rille_conn_input_held(const rille_conn *c) {
-  return c->in ? rille_linkbuffer_held(c->in) : 0;
-}
+size_t rille_conn_input_held(const rille_conn *c) { return c->in ? rille_linkbuffer_held(c->in) : 0; }
 
-size_t rille_conn_output_len(const rille_conn *c) {
-  return c->out ? rille_linkbuffer_total(c->out) : 0;
-}
+size_t rille_conn_output_len(const rille_conn *c) { return c->out ? rille_linkbuffer_total(c->out) : 0; }
 
 void rille_conn_give_input(rille_conn *c) {
   if (c->in) rille_loop_buffer_give(c->loop, c->in);
@@ -88,6 +80,10 @@ void rille_conn_mark_dirty(rille_conn *c) {
   c->flags |= RILLE_CONN_DIRTY;
   c->next_dirty = c->loop->dirty;
   c->loop->dirty = c;
+}
+
+size_t rille_conn_input_limit(const rille_conn *c) {
+  return c->is_http ? rille_http_input_limit(c) : c->service->max_input;
 }
 
 /* ---- shares ---------------------------------------------------------------------------------------------------- */
@@ -163,7 +159,7 @@ static bool receive_once(rille_conn *c, bool end_is_near) {
   }
   size_t length = rille_conn_input_len(c);
   size_t used = length + rille_conn_input_held(c);
-  size_t limit = c->service->max_input;
+  size_t limit = rille_conn_input_limit(c);
   if (used >= limit) {
     c->flags |= RILLE_CONN_FULL;
     rille_conn_input_changed(c);
@@ -171,7 +167,8 @@ static bool receive_once(rille_conn *c, bool end_is_near) {
     return false;
   }
   size_t size = c->read_size;
-  if (c->flags & RILLE_CONN_READER && c->want > length + size) size = c->want - length; /* what it waits for, in one piece */
+  /* what it waits for, in one piece */
+  if (c->flags & RILLE_CONN_READER && c->want > length + size) size = c->want - length;
   if (size > limit - used) size = limit - used;
 
   struct iovec areas[2];
@@ -222,7 +219,8 @@ static void receive(rille_conn *c, bool end_is_near) {
   while (receive_once(c, end_is_near)) {
   }
   if (rille_conn_input_len(c) > before || c->flags & RILLE_CONN_READER) rille_conn_input_changed(c);
-  if (c->in && !(c->flags & (RILLE_CONN_BUSY | RILLE_CONN_READER)) && rille_conn_input_len(c) + rille_conn_input_held(c) == 0) {
+  if (c->in && !(c->flags & (RILLE_CONN_BUSY | RILLE_CONN_READER)) &&
+      rille_conn_input_len(c) + rille_conn_input_held(c) == 0) {
     rille_conn_give_input(c); /* nothing came into it */
   }
 }
@@ -324,7 +322,7 @@ void rille_conn_ready(rille_conn *c, uint32_t events) {
 
 static void apply_interest(rille_conn *c) {
   if (c->fd < 0 || c->flags & RILLE_CONN_FINISHED) return;
-  if (c->flags & RILLE_CONN_FULL && rille_conn_input_len(c) + rille_conn_input_held(c) < c->service->max_input) {
+  if (c->flags & RILLE_CONN_FULL && rille_conn_input_len(c) + rille_conn_input_held(c) < rille_conn_input_limit(c)) {
     c->flags &= ~(uint32_t)RILLE_CONN_FULL;
   }
   bool reads = !(c->flags & RILLE_CONN_EOF) &&

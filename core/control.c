@@ -1,6 +1,7 @@
 /*
  * control: the one thread of a process that takes signals and passes them on to the loops. SIGTERM and SIGINT drain and stop, a
- * second one stops at once; SIGUSR1 reopens the log; SIGQUIT writes the state of each loop to it; SIGHUP is kept for reloads.
+ * second one stops at once; SIGUSR1 reopens the log; SIGQUIT writes the state of each loop to it; SIGHUP is kept for reloads;
+ * SIGUSR2, which would end the process by default, is ignored.
  *
  * The list of loops is guarded by a mutex; everything else is the control thread's, or belongs to the thread that starts and stops
  * it.
@@ -17,8 +18,8 @@ static rille_loop *loops[RILLE_LOOP_MAX];
 static pthread_t thread;
 static bool is_running;
 static _Atomic bool is_ending; /* the next signal it takes is its last */
-static sigset_t signals;      /* what the control thread waits for */
-static sigset_t mask_before;  /* of the thread that started it */
+static sigset_t signals;       /* what the control thread waits for */
+static sigset_t mask_before;   /* of the thread that started it */
 static struct sigaction pipe_before;
 
 void rille_control_add(rille_loop *loop) {
@@ -55,16 +56,17 @@ static void *control_main(void *arg) {
     if (sigwait(&signals, &number) != 0) continue;
     if (atomic_load(&is_ending)) return NULL; /* rille_control_stop */
     switch (number) {
-      case SIGTERM:
-      case SIGINT:
-        RILLE_LOG(RILLE_LOG_INFO, "%s", is_stopping ? "stopping at once" : "stopping: draining connections");
-        ask_all(is_stopping ? RILLE_ASK_STOP_NOW : RILLE_ASK_STOP);
-        is_stopping = true;
-        break;
-      case SIGUSR1: rille_log_reopen(); break;
-      case SIGQUIT: ask_all(RILLE_ASK_DUMP); break;
-      case SIGHUP: RILLE_LOG(RILLE_LOG_WARN, "SIGHUP: this version cannot reload; restart to run changed scripts"); break;
-      default: break;
+    case SIGTERM:
+    case SIGINT:
+      RILLE_LOG(RILLE_LOG_INFO, "%s", is_stopping ? "stopping at once" : "stopping: draining connections");
+      ask_all(is_stopping ? RILLE_ASK_STOP_NOW : RILLE_ASK_STOP);
+      is_stopping = true;
+      break;
+    case SIGUSR1: rille_log_reopen(); break;
+    case SIGUSR2: RILLE_LOG(RILLE_LOG_DEBUG, "SIGUSR2: ignored"); break;
+    case SIGQUIT: ask_all(RILLE_ASK_DUMP); break;
+    case SIGHUP: RILLE_LOG(RILLE_LOG_WARN, "SIGHUP: this version cannot reload; restart to run changed scripts"); break;
+    default: break;
     }
   }
 }
@@ -85,6 +87,7 @@ int rille_control_start(void) {
   sigaddset(&signals, SIGHUP);
   sigaddset(&signals, SIGQUIT);
   sigaddset(&signals, SIGUSR1);
+  sigaddset(&signals, SIGUSR2);
   pthread_sigmask(SIG_BLOCK, &signals, &mask_before);
   struct sigaction ignore = {.sa_handler = SIG_IGN};
   sigaction(SIGPIPE, &ignore, &pipe_before); /* a write to a pipe nobody reads is an error, not a death */
@@ -103,7 +106,8 @@ int rille_control_start(void) {
 void rille_control_stop(void) {
   if (!is_running) return;
   atomic_store(&is_ending, true);
-  pthread_kill(thread, SIGTERM); /* to that thread alone */
+  /* NOLINTNEXTLINE(bugprone-bad-signal-to-kill-thread): that thread alone gets it, by sigwait */
+  pthread_kill(thread, SIGTERM);
   pthread_join(thread, NULL);
   sigaction(SIGPIPE, &pipe_before, NULL);
   pthread_sigmask(SIG_SETMASK, &mask_before, NULL);

@@ -44,7 +44,7 @@ static const struct {
 };
 
 /* With as many lines as numbers, and the compiler refusing a number that is given twice, every number has its line. */
-#define ONE(name, text, error_number) +1
+#define ONE(name, text, error_number) +1 /* NOLINT(bugprone-macro-parentheses): they are added up */
 _Static_assert(0 ERRORS(ONE) == 1 - RILLE_ERR_LAST, "an enum rille_err has no line in the table");
 _Static_assert(sizeof errors / sizeof errors[0] == 1 - RILLE_ERR_LAST, "a line is beyond RILLE_ERR_LAST");
 #undef ONE

@@ -79,23 +79,6 @@ void rille_linkbuffer_reset(rille_linkbuffer *b) {
   b->state = RILLE_BUFFER_OPEN;
 }
 
-static bool is_empty(const rille_linkbuffer *b) { return buffer_len(b) == 0 && b->pending == 0; }
-
-void rille_linkbuffer_shrink(rille_linkbuffer *b) {
-  if (!is_empty(b) || buffer_consumed(b) != b->released) return;
-  rille_linkbuffer_expire(b); /* there may be empty slices and the copy of an old peek */
-  rille_linkbuffer_clear(b);
-}
-
-void rille_linkbuffer_end_borrow(rille_linkbuffer *b) {
-  if (!is_empty(b)) {
-    rille_linkbuffer_release(b);
-    return;
-  }
-  rille_linkbuffer_expire(b);
-  rille_linkbuffer_clear(b);
-}
-
 /* ---- chains ---- */
 
 int rille_chain_add(rille_chain *chain, rille_block *block, const uint8_t *base, size_t size) {
@@ -106,10 +89,8 @@ int rille_chain_add(rille_chain *chain, rille_block *block, const uint8_t *base,
   node_arm(node, block, from, from + size, from + size);
   node->fixed = true;
   rille_block_retain(block);
-  if (chain->last)
-    chain->last->next = node;
-  else
-    chain->first = node;
+  if (chain->last) chain->last->next = node;
+  else chain->first = node;
   chain->last = node;
   chain->size += size;
   return RILLE_OK;

@@ -35,11 +35,7 @@ size_t rille_linkbuffer_readable(const rille_linkbuffer *b);
 size_t rille_linkbuffer_total(const rille_linkbuffer *b);
 /* Bytes consumed since the last release: what a handler holds. */
 size_t rille_linkbuffer_held(const rille_linkbuffer *b);
-/* Both sides: when nothing is readable, pending or held, give every block back (an idle buffer holds no block). */
-void rille_linkbuffer_shrink(rille_linkbuffer *b);
 /* Both sides: make the buffer as new, slices expired, blocks given back; keeps the handle for another connection. */
 void rille_linkbuffer_reset(rille_linkbuffer *b);
-/* Release and, if then empty, shrink, in one call: the end of a handler. */
-void rille_linkbuffer_end_borrow(rille_linkbuffer *b);
 
 #endif

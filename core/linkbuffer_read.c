@@ -187,10 +187,8 @@ void rille_linkbuffer_expire(rille_linkbuffer *b) {
 int rille_linkbuffer_release(rille_linkbuffer *b) {
   rille_linkbuffer_expire(b);
   b->released = buffer_consumed(b);
-  if (b->state == RILLE_BUFFER_READ_ONLY && buffer_len(b) == 0)
-    rille_linkbuffer_clear(b); /* no writer keeps a tail */
-  else
-    free_passed(b);
+  if (b->state == RILLE_BUFFER_READ_ONLY && buffer_len(b) == 0) rille_linkbuffer_clear(b); /* no writer keeps a tail */
+  else free_passed(b);
   return RILLE_OK;
 }
 

@@ -27,10 +27,8 @@ static rille_node *fresh_node(rille_linkbuffer *b, size_t size, int *err) {
   rille_block *block = rille_block_take(size);
   if (block && node->block) {
     node = rille_node_take();
-    if (node)
-      node_init(node);
-    else
-      rille_block_release(block);
+    if (node) node_init(node);
+    else rille_block_release(block);
   }
   if (!block || !node) {
     *err = RILLE_ERR_NO_MEMORY;
@@ -44,10 +42,8 @@ static rille_node *fresh_node(rille_linkbuffer *b, size_t size, int *err) {
 static __attribute__((noinline)) int extend(rille_linkbuffer *b, size_t n) {
   int err = RILLE_OK;
   rille_node *node = b->spare;
-  if (node && node_room(node) >= n)
-    b->spare = NULL;
-  else
-    node = fresh_node(b, n > b->block_size ? n : b->block_size, &err);
+  if (node && node_room(node) >= n) b->spare = NULL;
+  else node = fresh_node(b, n > b->block_size ? n : b->block_size, &err);
   if (node && node != b->write_node) {
     b->write_node->next = node;
     b->write_node = node;

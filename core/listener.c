@@ -24,6 +24,10 @@ static int say(char *message, size_t size, int err, const char *format, ...) {
   return err;
 }
 
+static const char *reason(int error_number) {
+  return strerror(error_number); /* NOLINT(concurrency-mt-unsafe): glibc keeps the text by thread */
+}
+
 /* ---- opening --------------------------------------------------------------------------------------------------- */
 
 static const struct sockaddr_un *unix_name(const rille_address *address) {
@@ -53,7 +57,7 @@ static void set_option(int fd, int level, int name, int value) {
 static int make_socket(const rille_listener *l, bool reuseport, char *message, size_t size) {
   const rille_listen_options *o = &l->options;
   int fd = socket(l->address.family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  if (fd < 0) return say(message, size, rille_err_from_errno(errno), "no socket: %s", strerror(errno));
+  if (fd < 0) return say(message, size, rille_err_from_errno(errno), "no socket: %s", reason(errno));
   if (l->address.family != AF_UNIX) {
     set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
     if (reuseport) set_option(fd, SOL_SOCKET, SO_REUSEPORT, 1);
@@ -67,16 +71,19 @@ static int make_socket(const rille_listener *l, bool reuseport, char *message, s
   }
   if (o->receive_buffer) set_option(fd, SOL_SOCKET, SO_RCVBUF, o->receive_buffer);
   if (o->send_buffer) set_option(fd, SOL_SOCKET, SO_SNDBUF, o->send_buffer);
-  if (o->device[0] && setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, o->device, (socklen_t)strnlen(o->device, sizeof o->device)) != 0) {
+  if (o->device[0] &&
+      setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, o->device, (socklen_t)strnlen(o->device, sizeof o->device)) != 0) {
     int err = errno;
     close(fd);
-    return say(message, size, rille_err_from_errno(err), "cannot bind to device %.15s: %s", o->device, strerror(err));
+    return say(message, size, rille_err_from_errno(err), "cannot bind to device %.15s: %s", o->device, reason(err));
   }
   if (bind(fd, (const struct sockaddr *)&l->address.storage, l->address.length) == 0) return fd;
   int err = errno;
   close(fd);
-  if (err == EADDRINUSE) return say(message, size, RILLE_ERR_ADDRESS_IN_USE, "address in use; stop what listens there, or choose another address");
-  return say(message, size, rille_err_from_errno(err), "%s", strerror(err));
+  if (err == EADDRINUSE)
+    return say(message, size, RILLE_ERR_ADDRESS_IN_USE,
+               "address in use; stop what listens there, or choose another address");
+  return say(message, size, rille_err_from_errno(err), "%s", reason(err));
 }
 
 static int bind_socket(rille_listener *l, char *message, size_t size) {
@@ -118,7 +125,7 @@ static int open_socket(rille_listener *l, char *message, size_t size) {
     int err = errno;
     close(l->fd);
     if (has_path(&l->address)) unlink(unix_name(&l->address)->sun_path);
-    return say(message, size, rille_err_from_errno(err), "%s", strerror(err));
+    return say(message, size, rille_err_from_errno(err), "%s", reason(err));
   }
   learn_address(l);
   return RILLE_OK;
@@ -175,7 +182,7 @@ static void back_off(rille_listener *l, int error_number) {
   char address[RILLE_ADDRESS_TEXT_MAX];
   rille_listener_address(l, address, sizeof address);
   RILLE_LOG(RILLE_LOG_WARN, "cannot accept on %s: %s; new connections wait, next try in %u ms", address,
-            strerror(error_number), l->retry_ms);
+            reason(error_number), l->retry_ms);
 }
 
 static bool is_full(rille_listener *l) {
@@ -183,8 +190,8 @@ static bool is_full(rille_listener *l) {
   if (!l->is_full) {
     char address[RILLE_ADDRESS_TEXT_MAX];
     rille_listener_address(l, address, sizeof address);
-    RILLE_LOG(RILLE_LOG_WARN, "max_connections (%u) reached on %s: new connections wait",
-              l->options.max_connections, address);
+    RILLE_LOG(RILLE_LOG_WARN, "max_connections (%u) reached on %s: new connections wait", l->options.max_connections,
+              address);
   }
   l->is_full = true;
   l->loop->listeners_wait = true;
@@ -199,17 +206,17 @@ static bool accept_one(rille_listener *l) {
   int fd = accept4(l->fd, (struct sockaddr *)&storage, &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
   if (fd < 0) {
     switch (errno) {
-      case EAGAIN: return false;
-      case EINTR:
-      case ECONNABORTED: /* the connection died in the queue; the rest are network errors that belong to it */
-      case EPROTO:
-      case ENOPROTOOPT:
-      case ENETDOWN:
-      case ENETUNREACH:
-      case EHOSTDOWN:
-      case EHOSTUNREACH:
-      case ENONET: return true;
-      default: back_off(l, errno); return false; /* EMFILE and the like pass; what does not is no reason to spin */
+    case EAGAIN: return false;
+    case EINTR:
+    case ECONNABORTED: /* the connection died in the queue; the rest are network errors that belong to it */
+    case EPROTO:
+    case ENOPROTOOPT:
+    case ENETDOWN:
+    case ENETUNREACH:
+    case EHOSTDOWN:
+    case EHOSTUNREACH:
+    case ENONET: return true;
+    default: back_off(l, errno); return false; /* EMFILE and the like pass; what does not is no reason to spin */
     }
   }
   l->retry_ms = 0;

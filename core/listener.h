@@ -13,7 +13,8 @@
 
 enum {
   RILLE_ACCEPT_BATCH = 64, /* connections a turn */
-  RILLE_ACCEPT_LAST = 1 << 16, /* taken from the queue when it closes; more than that come faster than they can be taken */
+  /* taken from the queue when it closes; more than that come faster than they can be taken */
+  RILLE_ACCEPT_LAST = 1 << 16,
   RILLE_ACCEPT_RETRY_FIRST_MS = 10,
   RILLE_ACCEPT_RETRY_MAX_MS = 1000
 };
@@ -25,11 +26,11 @@ struct rille_listener {
   rille_address address;
   rille_listen_options options;
   int fd;
-  bool is_armed;      /* in epoll */
-  bool is_closed;     /* freed at the end of the event batch, when it is not held any more */
-  bool is_held;       /* by who opened it, until rille_listener_close */
-  bool is_full;       /* max_connections reached */
-  uint32_t retry_ms;  /* the present back-off, 0: none */
+  bool is_armed;     /* in epoll */
+  bool is_closed;    /* freed at the end of the event batch, when it is not held any more */
+  bool is_held;      /* by who opened it, until rille_listener_close */
+  bool is_full;      /* max_connections reached */
+  uint32_t retry_ms; /* the present back-off, 0: none */
   uint64_t retry_at_ms;
   dev_t device; /* of the unix path, so that only our own file is removed */
   ino_t inode;

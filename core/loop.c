@@ -3,6 +3,7 @@
  */
 #include "loop.h"
 
+#include "http.h"
 #include "listener.h"
 #include "log.h"
 
@@ -14,12 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum {
-  TICK_MS = 1000,
-  DRAIN_MS = 30000,
-  BUDGET_NS = 1000000,
-  DRAIN_RECHECK_MS = 20 /* connections that became idle during a stop are found by looking */
-};
+enum { TICK_MS = 1000, BUDGET_NS = 1000000 };
 
 uint64_t rille_now_ns(void) {
   struct timespec t;
@@ -27,9 +23,7 @@ uint64_t rille_now_ns(void) {
   return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-double rille_now(void) {
-  return (double)rille_now_ns() / 1e9;
-}
+double rille_now(void) { return (double)rille_now_ns() / 1e9; }
 
 double rille_time(void) {
   struct timespec t;
@@ -37,13 +31,9 @@ double rille_time(void) {
   return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
-static uint64_t now_ms(const rille_loop *loop) {
-  return loop->clock_ms;
-}
+static uint64_t now_ms(const rille_loop *loop) { return loop->clock_ms; }
 
-uint32_t rille_loop_fresh_ms(const rille_loop *loop) {
-  return (uint32_t)(rille_now_ns() / 1000000 - loop->started_ms);
-}
+uint32_t rille_loop_fresh_ms(const rille_loop *loop) { return (uint32_t)(rille_now_ns() / 1000000 - loop->started_ms); }
 
 static void update_clock(rille_loop *loop) {
   uint64_t now = rille_now_ns();
@@ -66,7 +56,7 @@ rille_loop *rille_loop_new(uint32_t id, int *err) {
   loop->watch_free = UINT32_MAX;
   loop->budget_slot = UINT32_MAX;
   loop->budget_ns = BUDGET_NS;
-  loop->drain_ms = DRAIN_MS;
+  rille_loop_set_drain(loop, -1); /* the default */
   loop->started_ms = rille_now_ns() / 1000000;
   update_clock(loop);
   rille_wheel_init(&loop->wheel, now_ms(loop));
@@ -77,8 +67,9 @@ rille_loop *rille_loop_new(uint32_t id, int *err) {
     return NULL;
   }
   loop->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-  *err = loop->wake_fd < 0 ? rille_err_from_errno(errno)
-                           : rille_poller_add(&loop->poller, loop->wake_fd, EPOLLIN, rille_poller_data(RILLE_TAG_WAKE, 0, 0));
+  *err = loop->wake_fd < 0
+             ? rille_err_from_errno(errno)
+             : rille_poller_add(&loop->poller, loop->wake_fd, EPOLLIN, rille_poller_data(RILLE_TAG_WAKE, 0, 0));
   if (*err < 0) {
     rille_poller_close(&loop->poller);
     if (loop->wake_fd >= 0) close(loop->wake_fd);
@@ -103,6 +94,11 @@ void rille_loop_free(rille_loop *loop) {
   for (uint32_t i = 0; i < loop->slab_count; i++) free(loop->slabs[i]);
   for (uint32_t i = 0; i < loop->watch_slab_count; i++) free(loop->watch_slabs[i]);
   while (loop->buffer_count > 0) rille_linkbuffer_free(loop->buffers[--loop->buffer_count]);
+  while (loop->exchanges) {
+    rille_http *http = loop->exchanges;
+    loop->exchanges = http->next;
+    rille_http_free(http);
+  }
   rille_poller_close(&loop->poller);
   close(loop->wake_fd);
   free(loop);
@@ -195,7 +191,7 @@ static void tidy(rille_loop *loop) {
   }
 }
 
-static void run_states(rille_loop *loop, bool first) {
+void rille_loop_run_states(rille_loop *loop, bool first) {
   for (int round = 0; round < RILLE_LOOP_ROUNDS; round++) {
     bool worked = false;
     for (uint32_t i = 0; i < loop->state_count; i++) {
@@ -212,7 +208,7 @@ static void run_states(rille_loop *loop, bool first) {
   }
 }
 
-static void bury(rille_loop *loop) {
+void rille_loop_bury(rille_loop *loop) {
   if (!loop->dead) return;
   while (loop->dead) {
     rille_conn *c = loop->dead;
@@ -237,25 +233,25 @@ void rille_loop_evict(rille_loop *loop, const rille_state *state) {
     c->next_dirty = loop->dead;
     loop->dead = c;
   }
-  bury(loop);
+  rille_loop_bury(loop);
 }
 
 static void ready(rille_loop *loop, const struct epoll_event *event) {
   uint64_t data = event->data.u64;
   uint32_t epoch = (uint32_t)(data >> 32) & 0xffffffu;
   switch ((enum rille_tag)(data >> 56)) {
-    case RILLE_TAG_CONN: {
-      rille_conn *c = rille_conn_at(loop, (uint32_t)data);
-      if (c && c->epoch == epoch) rille_conn_ready(c, event->events); /* else it was for an earlier user of the slot */
-      break;
-    }
-    case RILLE_TAG_LISTENER: {
-      rille_listener *l = (rille_listener *)(uintptr_t)(data & 0xffffffffffffu);
-      if (!l->is_closed) rille_listener_accept(l);
-      break;
-    }
-    case RILLE_TAG_WATCH: rille_watch_ready(loop, (uint32_t)data, epoch, event->events); break;
-    case RILLE_TAG_WAKE: hear(loop); break;
+  case RILLE_TAG_CONN: {
+    rille_conn *c = rille_conn_at(loop, (uint32_t)data);
+    if (c && c->epoch == epoch) rille_conn_ready(c, event->events); /* else it was for an earlier user of the slot */
+    break;
+  }
+  case RILLE_TAG_LISTENER: {
+    rille_listener *l = (rille_listener *)(uintptr_t)(data & 0xffffffffffffu);
+    if (!l->is_closed) rille_listener_accept(l);
+    break;
+  }
+  case RILLE_TAG_WATCH: rille_watch_ready(loop, (uint32_t)data, epoch, event->events); break;
+  case RILLE_TAG_WAKE: hear(loop); break;
   }
 }
 
@@ -285,9 +281,7 @@ static void run_timers(rille_loop *loop) {
   }
 }
 
-static uint64_t sooner(uint64_t a, uint64_t b) {
-  return a < b ? a : b;
-}
+static uint64_t sooner(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
 /* How long to wait: not at all while tasks can run, else until the next timer. */
 static int wait_ms(rille_loop *loop) {
@@ -303,7 +297,8 @@ static int wait_ms(rille_loop *loop) {
   if (loop->tick_at_ms) next = sooner(next, loop->tick_at_ms);
   if (loop->is_stopping) next = sooner(next, loop->drain_look_ms);
   if (next == UINT64_MAX) return -1;
-  uint64_t now = rille_now_ns() / 1000000; /* handlers took their time: a wait from the turn's clock on would end late */
+  /* handlers took their time: a wait from the turn's clock on would end late */
+  uint64_t now = rille_now_ns() / 1000000;
   if (next <= now) return 0;
   return next - now < INT32_MAX ? (int)(next - now) : INT32_MAX;
 }
@@ -334,14 +329,12 @@ static void wait(rille_loop *loop) {
   if (sleeps) loop->slept_ns = loop->now_ns;
 }
 
-static void check_stop(rille_loop *loop);
-
 /* Read from some of the ready descriptors, let the handlers work, send what they wrote. */
 static void run_chunk(rille_loop *loop, int *done, bool first) {
   int last = loop->poller.ready - *done < RILLE_LOOP_CHUNK ? loop->poller.ready : *done + RILLE_LOOP_CHUNK;
   double enough = loop->bytes_in + RILLE_LOOP_CHUNK_BYTES;
   while (*done < last && loop->bytes_in < enough) ready(loop, &loop->poller.events[(*done)++]);
-  run_states(loop, first);
+  rille_loop_run_states(loop, first);
 }
 
 static void turn(rille_loop *loop) {
@@ -352,13 +345,13 @@ static void turn(rille_loop *loop) {
   run_chunk(loop, &done, true);
   while (done < loop->poller.ready) run_chunk(loop, &done, false);
   run_timers(loop); /* after the reads: what has just spoken is not idle */
-  run_states(loop, false);
-  bury(loop);
+  rille_loop_run_states(loop, false);
+  rille_loop_bury(loop);
   rille_listener_sweep(loop, false);
-  if (loop->is_stopping) check_stop(loop);
+  if (loop->is_stopping) rille_loop_check_stop(loop);
 }
 
-/* ---- run and stop ---------------------------------------------------------------------------------------------- */
+/* ---- run ------------------------------------------------------------------------------------------------------- */
 
 int rille_loop_run(rille_loop *loop) {
   rille_log_set_thread_loop(loop->id);
@@ -371,7 +364,7 @@ int rille_loop_run(rille_loop *loop) {
     rille_state_emit(loop->states[i], RILLE_EVENT_START, 0, 0);
   }
   while (!loop->is_over) turn(loop);
-  bury(loop);
+  rille_loop_bury(loop);
   for (rille_listener *l = loop->listeners; l; l = l->next) rille_listener_shut(l);
   rille_listener_sweep(loop, false);
   if (atomic_load(&loop->asked) & RILLE_ASK_DUMP) dump(loop); /* asked for while it stopped */
@@ -410,92 +403,7 @@ int rille_loop_open(rille_loop *loop) {
   return 0;
 }
 
-/* The number of connections the stop waits for. */
-static uint32_t stop_connections(rille_loop *loop, bool force) {
-  uint32_t count = 0;
-  for (uint32_t slot = 0; slot < loop->slab_count * RILLE_CONN_SLAB; slot++) {
-    rille_conn *c = rille_conn_at(loop, slot);
-    if (c && rille_conn_stop(c, force)) count++;
-  }
-  return count;
-}
-
-void rille_loop_stop(rille_loop *loop, double drain_ms) {
-  if (drain_ms < 0) drain_ms = loop->drain_ms;
-  uint64_t at = now_ms(loop) + (drain_ms > 0 ? (uint64_t)(drain_ms < 1e15 ? drain_ms : 1e15) : 0);
-  if (loop->is_stopping) {
-    loop->drain_at_ms = sooner(loop->drain_at_ms, at);
-    return;
-  }
-  loop->is_stopping = true;
-  loop->is_draining = drain_ms > 0;
-  loop->drain_at_ms = at;
-  loop->drain_look_ms = now_ms(loop) + 1; /* not in this turn: a connection is idle only when the kernel has nothing for it either */
-  loop->hooks_pending = loop->state_count;
-  if (loop->is_open) {
-    for (rille_listener *l = loop->listeners; l; l = l->next) rille_listener_drain(l);
-  }
-  for (uint32_t i = 0; i < loop->state_count; i++) rille_state_emit(loop->states[i], RILLE_EVENT_STOP, 0, 0);
-}
-
-int rille_loop_is_stopping(const rille_loop *loop) {
-  return loop->is_stopping;
-}
-
-void rille_loop_hooks_done(rille_loop *loop) {
-  if (loop->hooks_pending > 0) loop->hooks_pending--;
-}
-
-void rille_loop_exit(rille_loop *loop, int status) {
-  loop->status = status;
-  rille_loop_stop(loop, 0);
-}
-
-void rille_loop_set_budget(rille_loop *loop, double ms) {
-  loop->budget_ns = ms > 0 ? (uint64_t)(ms * 1e6) : BUDGET_NS;
-}
-
-void rille_loop_set_drain(rille_loop *loop, double ms) {
-  loop->drain_ms = ms >= 0 && ms < (double)UINT32_MAX ? (uint32_t)ms : DRAIN_MS;
-}
-
-/* Nothing can park any more, so what runs now comes to its end, unless it goes on making tasks for ever. */
-static void finish_work(rille_loop *loop) {
-  enum { ROUNDS_MAX = 1000 };
-  for (int i = 0; i < ROUNDS_MAX; i++) {
-    bool has_work = loop->dirty != NULL;
-    for (uint32_t k = 0; k < loop->state_count; k++) {
-      rille_state_begin_turn(loop->states[k]);
-      has_work |= loop->states[k]->runnable || rille_state_has_work(loop->states[k]);
-    }
-    if (!has_work) return;
-    run_states(loop, true);
-  }
-}
-
-/* What is still parked is cancelled, so that scripts clean up; it gets a few rounds, not the time of a drain. */
-static void end(rille_loop *loop) {
-  loop->is_ending = true;
-  for (uint32_t i = 0; i < loop->state_count; i++) rille_state_emit(loop->states[i], RILLE_EVENT_END, 0, 0);
-  finish_work(loop);
-  stop_connections(loop, true); /* such as a script made for itself and never closed */
-  finish_work(loop); /* on_close of those */
-  bury(loop);
-  loop->is_over = true;
-}
-
-/* During a stop, once a turn: idle connections go, at the end of patience all do; the last one out ends the run. */
-static void check_stop(rille_loop *loop) {
-  uint64_t now = now_ms(loop);
-  bool is_late = now >= loop->drain_at_ms;
-  if (!is_late && now < loop->drain_look_ms && loop->conn_count > 0) return;
-  loop->drain_look_ms = now + DRAIN_RECHECK_MS;
-  uint32_t left = loop->conn_count > 0 ? stop_connections(loop, false) : 0;
-  if (is_late && left > 0 && loop->is_draining) {
-    RILLE_LOG(RILLE_LOG_WARN, "aborting %u connections that have not finished", left);
-  }
-  if (is_late || (left == 0 && loop->hooks_pending == 0)) end(loop);
-}
+void rille_loop_set_budget(rille_loop *loop, double ms) { loop->budget_ns = ms > 0 ? (uint64_t)(ms * 1e6) : BUDGET_NS; }
 
 void rille_loop_stats_read(const rille_loop *loop, rille_loop_stats *out) {
   *out = (rille_loop_stats){
@@ -516,6 +424,4 @@ void rille_loop_stats_read(const rille_loop *loop, rille_loop_stats *out) {
   }
 }
 
-const rille_clock *rille_loop_clock(const rille_loop *loop) {
-  return &loop->clock;
-}
+const rille_clock *rille_loop_clock(const rille_loop *loop) { return &loop->clock; }

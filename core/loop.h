@@ -23,12 +23,12 @@ enum {
   RILLE_LOOP_STATES_MAX = 64,
   RILLE_LOOP_CHUNK = 16,              /* ready descriptors between two dispatches, ... */
   RILLE_LOOP_CHUNK_BYTES = 128 << 10, /* ... or so much input: it is still in the cache when handlers look at it */
-  RILLE_LOOP_ROUNDS = 4,        /* dispatches of what handlers caused, before the next wait */
+  RILLE_LOOP_ROUNDS = 4,              /* dispatches of what handlers caused, before the next wait */
   RILLE_WATCH_SLAB = 256,
   RILLE_WATCH_SLABS_MAX = 4096,
-  RILLE_CONN_SLAB = 256,        /* connections a slab */
-  RILLE_CONN_SLABS_MAX = 4096,  /* 2^20 connections a loop */
-  RILLE_BUFFERS_KEPT = 256      /* idle LinkBuffer handles a loop keeps */
+  RILLE_CONN_SLAB = 256,       /* connections a slab */
+  RILLE_CONN_SLABS_MAX = 4096, /* 2^20 connections a loop */
+  RILLE_BUFFERS_KEPT = 256     /* idle LinkBuffer handles a loop keeps */
 };
 
 /* What an epoll registration points at; the top byte of its data. */
@@ -73,6 +73,11 @@ struct rille_loop {
   rille_linkbuffer *buffers[RILLE_BUFFERS_KEPT];
   uint32_t buffer_count;
 
+  struct rille_http *exchanges; /* free ones */
+  uint32_t exchange_count;
+  char http_date[32]; /* "Sun, 06 Nov 1994 08:49:37 GMT" */
+  uint64_t http_date_until_ns;
+
   rille_watch *watch_slabs[RILLE_WATCH_SLABS_MAX];
   uint32_t watch_slab_count;
   uint32_t watch_free;
@@ -91,16 +96,16 @@ struct rille_loop {
 
   uint64_t tick_at_ms; /* housekeeping, once a second while there was work; 0: none is due */
   uint64_t slept_ns;   /* when the loop last slept */
-  bool worked;       /* since the last tick */
+  bool worked;         /* since the last tick */
   bool is_stopping;
-  bool is_draining; /* with time to finish */
-  bool is_ending; /* what is still parked is being cancelled */
-  bool is_over; /* leave the run at the next chance */
+  bool is_draining;       /* with time to finish */
+  bool is_ending;         /* what is still parked is being cancelled */
+  bool is_over;           /* leave the run at the next chance */
   uint32_t starting;      /* states whose on_start has not returned */
   uint32_t hooks_pending; /* states whose on_shutdown has not returned */
-  int status; /* what the run returns */
+  int status;             /* what the run returns */
   uint32_t drain_ms;
-  uint64_t drain_at_ms; /* when a stop loses its patience */
+  uint64_t drain_at_ms;   /* when a stop loses its patience */
   uint64_t drain_look_ms; /* when to look again which connections are idle */
 
   /* loop thread, read by rille_loop_stats */
@@ -136,5 +141,12 @@ void rille_watch_ready(rille_loop *loop, uint32_t slot, uint32_t epoch, uint32_t
 void rille_watch_fired(rille_loop *loop, rille_watch *watch);
 /* non-blocking and CLOEXEC; 0 or a negative enum rille_err */
 int rille_fd_prepare(int fd);
+
+/* inside loop.c and drain.c */
+/* dispatch into Lua; first: also what only waits for its turn */
+void rille_loop_run_states(rille_loop *loop, bool first);
+void rille_loop_bury(rille_loop *loop);
+/* once a turn during a stop */
+void rille_loop_check_stop(rille_loop *loop);
 
 #endif

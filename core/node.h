@@ -93,10 +93,8 @@ static inline void node_arm(rille_node *node, rille_block *block, uint8_t *from,
 
 static inline void node_free(rille_linkbuffer *b, rille_node *node) {
   if (node->block) rille_block_release(node->block);
-  if (node == &b->first)
-    node->block = NULL;
-  else
-    rille_node_give(node);
+  if (node == &b->first) node->block = NULL;
+  else rille_node_give(node);
 }
 
 static inline bool node_is_sealed(rille_node *node) {

@@ -54,10 +54,10 @@ static int control(rille_poller *p, int op, int fd, uint32_t events, uint64_t da
   struct epoll_event event = {.events = events, .data.u64 = data};
   if (epoll_ctl(p->fd, op, fd, &event) == 0) return RILLE_OK;
   switch (errno) {
-    case EEXIST: return RILLE_ERR_BUSY;
-    case EPERM: return RILLE_ERR_NOT_SUPPORTED; /* a regular file: always ready, not pollable */
-    case EBADF: return RILLE_ERR_INVALID;
-    default: return rille_err_from_errno(errno);
+  case EEXIST: return RILLE_ERR_BUSY;
+  case EPERM: return RILLE_ERR_NOT_SUPPORTED; /* a regular file: always ready, not pollable */
+  case EBADF: return RILLE_ERR_INVALID;
+  default: return rille_err_from_errno(errno);
   }
 }
 
@@ -69,6 +69,4 @@ int rille_poller_change(rille_poller *p, int fd, uint32_t events, uint64_t data)
   return control(p, EPOLL_CTL_MOD, fd, events, data);
 }
 
-void rille_poller_remove(rille_poller *p, int fd) {
-  (void)control(p, EPOLL_CTL_DEL, fd, 0, 0);
-}
+void rille_poller_remove(rille_poller *p, int fd) { (void)control(p, EPOLL_CTL_DEL, fd, 0, 0); }

@@ -12,9 +12,9 @@ enum { RILLE_POLLER_EVENTS_MIN = 64, RILLE_POLLER_EVENTS_MAX = 4096 };
 
 typedef struct rille_poller {
   int fd;
-  int ready;    /* events of the last wait */
+  int ready; /* events of the last wait */
   int capacity;
-  int sparse;   /* waits in a row that used less than a quarter */
+  int sparse; /* waits in a row that used less than a quarter */
   struct epoll_event *events;
 } rille_poller;
 

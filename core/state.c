@@ -49,9 +49,7 @@ void rille_state_begin_turn(rille_state *state) {
   state->later.count = 0;
 }
 
-rille_inbox *rille_state_inbox(rille_state *state) {
-  return &state->inbox;
-}
+rille_inbox *rille_state_inbox(rille_state *state) { return &state->inbox; }
 
 /* ---- dispatch -------------------------------------------------------------------------------------------------- */
 
@@ -165,7 +163,8 @@ static void unmake(rille_state *state) {
   rille_state_free(state);
 }
 
-static bool build(rille_state *state, const char *source, const char *arguments, size_t size, char *message, size_t message_size) {
+static bool build(rille_state *state, const char *source, const char *arguments, size_t size, char *message,
+                  size_t message_size) {
   lua_State *L = luaL_newstate();
   if (!L) {
     snprintf(message, message_size, "no memory for a Lua state");
@@ -225,18 +224,15 @@ rille_state *rille_state_host(rille_loop *loop, uint32_t generation, const char 
   return state;
 }
 
-uint32_t rille_state_generation(const rille_state *state) {
-  return state->generation;
-}
+uint32_t rille_state_generation(const rille_state *state) { return state->generation; }
 
-const char *rille_state_label(const rille_state *state) {
-  return state->label;
-}
+const char *rille_state_label(const rille_state *state) { return state->label; }
 
 void rille_state_free(rille_state *state) {
   if (state->lua && !state->is_host) lua_close(state->lua);
   while (state->services) {
     rille_service *next = state->services->next;
+    free((void *)(uintptr_t)state->services->http);
     free(state->services);
     state->services = next;
   }

@@ -38,25 +38,23 @@ struct rille_state {
   int step_index;
   bool runnable; /* tasks are ready to run: do not sleep */
 
-  rille_inbox inbox;      /* what the dispatcher is working through */
+  rille_inbox inbox;        /* what the dispatcher is working through */
   rille_event_list working; /* the array behind the inbox */
   rille_event_list ready;   /* for the next call */
-  rille_event_list later; /* for the next turn: work beyond a connection's share of this one */
+  rille_event_list later;   /* for the next turn: work beyond a connection's share of this one */
 
   rille_service *services;
-  double heap_live;      /* bytes after the last complete collection */
-  double heap_last;      /* bytes after the last call or step */
-  double allocated;      /* bytes allocated so far, as far as the steps show */
-  bool collecting;       /* a cycle is under way */
-  double failures;       /* dispatcher calls that raised: none is expected */
+  double heap_live; /* bytes after the last complete collection */
+  double heap_last; /* bytes after the last call or step */
+  double allocated; /* bytes allocated so far, as far as the steps show */
+  bool collecting;  /* a cycle is under way */
+  double failures;  /* dispatcher calls that raised: none is expected */
 };
 
 /* Put an event into the inbox of the next call; false when there is no memory (logged). */
 bool rille_state_emit(rille_state *state, int kind, uint32_t slot, int arg);
 bool rille_state_emit_later(rille_state *state, int kind, uint32_t slot, int arg);
-static inline bool rille_state_has_work(const rille_state *state) {
-  return state->ready.count > 0;
-}
+static inline bool rille_state_has_work(const rille_state *state) { return state->ready.count > 0; }
 /* Start of a turn: what was put off is due now. */
 void rille_state_begin_turn(rille_state *state);
 /* One call into Lua. */

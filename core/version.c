@@ -7,10 +7,6 @@
 #define RILLE_VERSION "0.1.0"
 #endif
 
-int rille_abi(void) {
-  return RILLE_ABI;
-}
+int rille_abi(void) { return RILLE_ABI; }
 
-const char *rille_version(void) {
-  return RILLE_VERSION;
-}
+const char *rille_version(void) { return RILLE_VERSION; }

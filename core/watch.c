@@ -38,7 +38,8 @@ double rille_watch_start(rille_state *state, int fd, int mask, double ms, uint32
   if (loop->watch_free == NONE && !add_slab(loop)) return RILLE_ERR_NO_MEMORY;
   rille_watch *w = watch_at(loop, loop->watch_free);
   if (fd >= 0) {
-    uint32_t events = (mask & 1 ? (uint32_t)(EPOLLIN | EPOLLRDHUP) : 0) | (mask & 2 ? (uint32_t)EPOLLOUT : 0) | EPOLLONESHOT;
+    uint32_t events =
+        (mask & 1 ? (uint32_t)(EPOLLIN | EPOLLRDHUP) : 0) | (mask & 2 ? (uint32_t)EPOLLOUT : 0) | EPOLLONESHOT;
     int err = rille_poller_add(&loop->poller, fd, events, rille_poller_data(RILLE_TAG_WATCH, w->epoch, w->slot));
     if (err < 0) return err;
   }
@@ -92,14 +93,13 @@ static void report(rille_loop *loop, rille_watch *w, int arg) {
 void rille_watch_ready(rille_loop *loop, uint32_t slot, uint32_t epoch, uint32_t events) {
   if (slot >= loop->watch_slab_count * RILLE_WATCH_SLAB) return;
   rille_watch *w = watch_at(loop, slot);
-  if (!w->state || w->epoch != epoch) return; /* queued for an earlier user of the slot */
+  /* queued for an earlier user of the slot */
+  if (!w->state || w->epoch != epoch) return;
   bool is_over = events & (EPOLLERR | EPOLLHUP); /* any call on it returns at once */
   report(loop, w, (events & (EPOLLIN | EPOLLRDHUP) || is_over ? 1 : 0) | (events & EPOLLOUT || is_over ? 2 : 0));
 }
 
-void rille_watch_fired(rille_loop *loop, rille_watch *w) {
-  report(loop, w, 0);
-}
+void rille_watch_fired(rille_loop *loop, rille_watch *w) { report(loop, w, 0); }
 
 int rille_fd_prepare(int fd) {
   int status = fcntl(fd, F_GETFL);

@@ -267,7 +267,7 @@ describe("the command rille", function()
     it("says ok to the configuration that comes with Rille, from any folder", function()
       local status, out, err = rille_in("/", "check")
       assert.equal("", err)
-      assert.matches("^ok [^\n]*conf/rille.lua\nok [^\n]*scripts/echo.lua\n$", out)
+      assert.matches("^ok [^\n]*conf/rille.lua\nok [^\n]*scripts/hello.lua\nok [^\n]*scripts/echo.lua\n$", out)
       assert.equal(0, status)
     end)
 

@@ -58,13 +58,17 @@ describe("the configuration", function()
     it("has every default filled in, in seconds and bytes", function()
       local conf, message = load_text('return { servers = { { listen = "tcp://127.0.0.1:7000", script = "gateway" } } }')
       assert.is_nil(message)
-      local timeouts = { read = 0, write = 60, idle = 75, lifetime = 0, linger = 2 }
+      local timeouts = { read = 0, write = 60, idle = 75, lifetime = 0, linger = 2, header = 10, body = 60 }
       assert.same({
         loops = 1, drain_timeout = 30, dev = false, log = { level = "info", format = "logfmt" },
         limits = { turn_time = 0.001 }, timeouts = timeouts,
         servers = { {
           listen = { "tcp://127.0.0.1:7000" }, script = "gateway", options = {}, timeouts = timeouts,
-          limits = { max_input = 2 ^ 20, high_water = 2 ^ 20, max_connections = 0 },
+          limits = {
+            max_input = 2 ^ 20, high_water = 2 ^ 20, max_connections = 0, head = 16384, target = 8192, headers = 100,
+            body = 2 ^ 20, body_rate = 1024, requests = 0,
+          },
+          protocol = "stream",
           nodelay = true, keepalive = 0, backlog = 0, ipv6_only = false, receive_buffer = 0, send_buffer = 0,
         } },
       }, conf)
@@ -72,8 +76,8 @@ describe("the configuration", function()
 
     it("is accepted as it comes with Rille", function()
       local conf = assert(config.load("conf/rille.lua"))
-      assert.same({ "tcp://127.0.0.1:7000" }, conf.servers[1].listen)
-      assert.equal("scripts/echo.lua", conf.servers[1].script)
+      assert.same({ "http://127.0.0.1:8080" }, conf.servers[1].listen)
+      assert.equal("scripts/hello.lua", conf.servers[1].script)
     end)
 
     it("is Lua: it may compute, and read the environment", function()
@@ -113,7 +117,7 @@ describe("the configuration", function()
   describe("takes", function()
     it("times as seconds or with ms, s, m, h", function()
       local timeouts = server_with('timeouts = { read = 1.5, write = "250ms", idle = "2s", lifetime = "5m", linger = "1h" }').timeouts
-      assert.same({ read = 1.5, write = 0.25, idle = 2, lifetime = 300, linger = 3600 }, timeouts)
+      assert.same({ read = 1.5, write = 0.25, idle = 2, lifetime = 300, linger = 3600, header = 10, body = 60 }, timeouts)
     end)
 
     it("sizes as bytes or with k, m, g", function()
@@ -127,8 +131,8 @@ describe("the configuration", function()
     it("time-outs at the top for all servers, each of which may have its own", function()
       local conf = assert(load_text([[return { timeouts = { idle = "5s", read = 1 }, servers = {
         { listen = ":0", script = "a", timeouts = { idle = 0 } }, { listen = ":0", script = "b" } } }]]))
-      assert.same({ read = 1, write = 60, idle = 0, lifetime = 0, linger = 2 }, conf.servers[1].timeouts)
-      assert.same({ read = 1, write = 60, idle = 5, lifetime = 0, linger = 2 }, conf.servers[2].timeouts)
+      assert.same({ read = 1, write = 60, idle = 0, lifetime = 0, linger = 2, header = 10, body = 60 }, conf.servers[1].timeouts)
+      assert.same({ read = 1, write = 60, idle = 5, lifetime = 0, linger = 2, header = 10, body = 60 }, conf.servers[2].timeouts)
     end)
 
     it("one address or many", function()
@@ -196,7 +200,7 @@ describe("the configuration", function()
       for _, key in ipairs { "workers", "dicts", "control", "user", "reload" } do
         assert.equal(("conf/rille.lua:1: %s: not supported by this version"):format(key), problem("return { " .. key .. " = {} }"))
       end
-      for _, key in ipairs { "protocol", "tls", "accept", "balance", "reload" } do
+      for _, key in ipairs { "tls", "accept", "balance", "reload" } do
         assert.equal(("conf/rille.lua:2: servers[1].%s: not supported by this version"):format(key),
           problem_in_server(key .. " = {}"))
       end
@@ -424,7 +428,7 @@ return { servers = { server } }]]))
     it("has the settings of a server", function()
       local settings = assert(config.server({ limits = { max_input = "4k" }, timeouts = { idle = 1 } }, "rille.listen"))
       assert.equal(4096, settings.limits.max_input)
-      assert.same({ read = 0, write = 60, idle = 1, lifetime = 0, linger = 2 }, settings.timeouts)
+      assert.same({ read = 0, write = 60, idle = 1, lifetime = 0, linger = 2, header = 10, body = 60 }, settings.timeouts)
       assert.is_true(settings.nodelay)
     end)
 

@@ -31,6 +31,7 @@ function boot.attach(loop, handle, plan)
   state.shutdown_hooks = {}
   task.is_host = plan.is_host or false
   -- Connections that a script makes itself (pair, adopt): no hooks, no time-outs but linger.
+  state.is_dev = plan.is_dev or false
   state.default_service = listener.service({}, { timeouts = { linger = plan.linger or 2 }, limits = plan.limits })
   log.set_context(plan.label, plan.loop_id)
   coroutines.install()
@@ -68,11 +69,10 @@ end
 
 -- Bring up the services and listeners of one server. Its hooks and listeners, or nil, message.
 function boot.serve(server, hooks)
-  local ok, service = pcall(listener.service, hooks, server)
-  if not ok then return nil, tostring(service) end
-  local listeners = {}
+  local listeners, services = {}, {}
   for i, url in ipairs(server.listen) do
-    local l, _, message = listener.open(service, url, server)
+    local ok, l, _, message = pcall(listener.open, services, hooks, url, server)
+    if not ok then l, message = nil, tostring(l) end
     if not l then
       for k = 1, i - 1 do listeners[k]:close() end
       return nil, message

@@ -55,7 +55,11 @@ local metatable = {
 
 local function wrap(p, service)
   local slot = C.rille_conn_slot(p)
-  local self = setmetatable({ _p = p, _slot = slot, _on_request = service.on_request or false, id = C.rille_conn_id(p) }, metatable)
+  local self = setmetatable({
+    _p = p, _slot = slot, id = C.rille_conn_id(p),
+    _serve = service.serve, _on_request = service.on_request or false,
+    _serial = 0, _upgraded = false, -- of requests over HTTP, see http/serve.lua
+  }, metatable)
   C.rille_conn_know(p)
   objects[slot] = self
   return self

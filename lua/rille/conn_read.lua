@@ -67,6 +67,8 @@ local function park(self)
   if self._p then C.rille_conn_unwant(self._p, 0) end
 end
 
+M.park = park
+
 -- ---- methods ---------------------------------------------------------------------------------------------------
 
 local function check_size(n, name)

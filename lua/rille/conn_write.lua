@@ -89,6 +89,8 @@ local function write_slow(self, code)
   return result(code)
 end
 
+M.slow = write_slow
+
 local function write_slice(self, p, s)
   if s.cell_.epoch ~= s.epoch_ then misuse("slice expired") end
   local code = C.rille_conn_write_view(p, s.base_, s.size_, s.cell_, s.block_, s.epoch_)

@@ -34,6 +34,10 @@ local timeouts = {
     about = "of a connection in all" },
   { name = "linger", type = "seconds", default = "2s", min = 0, max = TIME_MAX,
     about = "for the output of a connection that is being closed" },
+  { name = "header", type = "seconds", default = "10s", min = 0, max = TIME_MAX,
+    about = "HTTP: for a whole request head, from its first byte; then 408" },
+  { name = "body", type = "seconds", default = "60s", min = 0, max = TIME_MAX,
+    about = "HTTP: that a handler waits for a request body in all, `limits.body_rate` apart; then 408" },
 }
 
 local server_limits = {
@@ -41,6 +45,18 @@ local server_limits = {
     about = "unread and unreleased input of a connection; reads beyond it return `nil, \"too large\"`" },
   { name = "high_water", type = "bytes", default = "1m", min = 1, max = "1g",
     about = "unsent output of a connection above which writing parks" },
+  { name = "head", type = "bytes", default = "16k", min = 256, max = "1m",
+    about = "HTTP: of a request head; then 431. Also of a chunked body's extensions and trailers" },
+  { name = "target", type = "bytes", default = "8k", min = 16, max = "1m",
+    about = "HTTP: of a request-target; then 414" },
+  { name = "headers", type = "count", default = 100, min = 1, max = 10000,
+    about = "HTTP: fields of a request; then 431" },
+  { name = "body", type = "bytes", default = "1m", min = 0, max = "1000000g",
+    about = "HTTP: of a request body; then 413. 0: no limit" },
+  { name = "body_rate", type = "bytes", default = "1k", min = 0, max = "1g",
+    about = "HTTP: each so many bytes of a body give `timeouts.body` a second more; 0: none do" },
+  { name = "requests", type = "count", default = 0, min = 0, max = 2 ^ 30,
+    about = "HTTP: of a connection, which is closed then; 0: no limit" },
   { name = "max_connections", type = "count", default = 0, min = 0, max = 2 ^ 20,
     about = "open at a time for each address; 0: no limit" },
 }
@@ -50,6 +66,8 @@ local server = {
     about = "where: `\"tcp://127.0.0.1:7000\"`, `\"unix:///run/echo.sock\"`, or a list of such" },
   { name = "script", type = "script", required = true,
     about = "the handler script: a path (with a `/` or `.lua`) or a module name" },
+  { name = "protocol", type = "enum", default = "stream", values = { "stream", "http" },
+    about = "`\"http\"`: on_request gets `(req, res)`; so it does at a listen address `http://HOST:PORT`" },
   { name = "options", type = "options", default = {},
     about = "any plain table; the script gets it as `...`" },
   { name = "codec", type = "codec",
@@ -74,7 +92,7 @@ local server = {
     about = "permission bits of a unix path, such as `\"0660\"`; without: what the umask leaves" },
   { name = "device", type = "string", min = 1, max = 15,
     about = "the network interface to take connections from, such as `\"eth0\"`" },
-  reserved = { "protocol", "tls", "accept", "balance", "reload" },
+  reserved = { "tls", "accept", "balance", "reload" },
 }
 
 local log = {

@@ -42,6 +42,8 @@ local function serve(self)
   if C.rille_conn_done(p) == 1 then return serve(self) end
 end
 
+dispatch.serve = serve
+
 script.on_error(serve, "on_request", function(self)
   C.rille_conn_raise(self._p)
   C.rille_conn_done(self._p)
@@ -155,7 +157,7 @@ local function go_through()
     local kind, slot, arg = take_event(inbox)
     if kind == EVENT_REQUEST then
       local self = conn_at(slot)
-      if self then call(serve, self) end
+      if self then call(self._serve, self) end
     elseif kind == EVENT_READ then
       resume_reader(slot)
     elseif kind == EVENT_WATCH then

@@ -18,7 +18,7 @@ local HOOKS = {
   on_close = C.RILLE_HOOK_CLOSE,
 }
 -- Every other key that is a function is one for listen() or conn:on_request() by name; these have a meaning of their own.
-local OTHER = { on_start = true, on_stage = true, selftest = true, on_migrate = true, on_reload = true, on_retire = true }
+local OTHER = { on_start = true, on_tunnel = true, on_stage = true, selftest = true, on_migrate = true, on_reload = true, on_retire = true }
 
 -- ---- loading ---------------------------------------------------------------------------------------------------
 
@@ -94,7 +94,7 @@ end
 
 local cleanups = setmetatable({}, { __mode = "k" }) -- by the function a fiber ran: what to do for its argument, and the hook's name
 
--- After fn(arg) raised in a fiber, cleanup(arg, err) puts the rest in order; what names the hook in the log.
+-- After fn(arg) raised in a fiber, cleanup(arg, err, traceback) puts the rest in order; what names the hook in the log.
 function script.on_error(fn, what, cleanup)
   cleanups[fn] = { what = what, cleanup = cleanup }
 end
@@ -112,7 +112,7 @@ task.on_failure = function(fiber, err, trace)
   local known = cleanups[fiber.fn]
   local arg = fiber.a
   if not is_signal(err) then script.report(known and known.what or "task", arg, trace) end
-  if known then known.cleanup(arg, err) end
+  if known then known.cleanup(arg, err, trace) end
 end
 
 script.on_error(task.run_spawned, "task", task.spawn_failed)

@@ -46,7 +46,7 @@ end
 local function plan_of(conf, one)
   return {
     label = label_of(one), generation = 1, loop_id = 1, loop_count = 1, server = one, linger = conf.timeouts.linger,
-    limits = one.limits,
+    limits = one.limits, is_dev = conf.dev,
     path = (conf.path and conf.path .. ";" or "") .. package.path,
     cpath = (conf.cpath and conf.cpath .. ";" or "") .. package.cpath,
   }
@@ -136,6 +136,7 @@ local function run_here(conf, label, setup)
   local handle = C.rille_state_host(loop, 1, label)
   boot.attach(loop, handle, {
     label = label, generation = 1, loop_id = 1, loop_count = 1, linger = conf.timeouts.linger, is_host = true,
+    is_dev = conf.dev,
   })
   local path, cpath = package.path, package.cpath
   local is_set_up, status

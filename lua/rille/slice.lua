@@ -41,6 +41,13 @@ local function new_from(scratch)
 end
 Slice.new_from = new_from
 
+local nothing = ffi.new("rille_cell") -- its epoch never changes
+
+-- A slice of no bytes that never expires.
+function Slice.empty()
+  return slice_t(nil, nothing, nil, 0, 0)
+end
+
 -- Whether x is a slice; x may be anything.
 local function is(x)
   return istype(slice_t, x)
@@ -430,8 +437,14 @@ local function compare(a, b)
   return C.rille_bytes_compare(a_bytes, a_size, b_bytes, b_size)
 end
 
+-- req:query(name) is a call of the slice req.query: http/query.lua puts itself here.
+function Slice.call()
+  misuse("attempt to call a slice")
+end
+
 local metatable = {
   __index = methods,
+  __call = function(self, ...) return Slice.call(self, ...) end,
   __len = methods.len,
   __tostring = methods.str,
 }

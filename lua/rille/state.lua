@@ -12,6 +12,7 @@ local state = {
   loop_count = 1,
   script = nil,       -- the table the script returned, for keys given as strings
   services = {},      -- by id: { on_request =, on_connect =, ... }
+  is_dev = false,     -- errors may be shown to clients
   default_service = nil, -- rille_service * of connections the script makes itself
 }
 

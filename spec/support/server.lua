@@ -9,7 +9,7 @@ local C = net.C
 
 local SIGKILL, SIGTERM = 9, 15
 local O_WRONLY_CREATE_APPEND = 1 + 64 + 1024
-local SIGNALS = { HUP = 1, INT = 2, QUIT = 3, KILL = 9, USR1 = 10, TERM = 15, STOP = 19, CONT = 18 }
+local SIGNALS = { HUP = 1, INT = 2, QUIT = 3, KILL = 9, USR1 = 10, USR2 = 12, TERM = 15, STOP = 19, CONT = 18 }
 local GOODBYE = "stopped: 0 blocks, 0 retained slices, 0 leaked slices, 0 buffers left"
 
 local M = { client = client, net = net }

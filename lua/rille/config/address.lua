@@ -2,11 +2,14 @@
 
 local ffi = require "ffi"
 
+local scheme = require "rille.config.scheme"
+
 local MESSAGE_MAX = 512
 
 return function(url)
   local C = require "rille.core"
+  local _, address = scheme.split(url, nil)
   local message = ffi.new("char[?]", MESSAGE_MAX)
-  if C.rille_address_check(url, #url, message, MESSAGE_MAX) == 0 then return nil end
+  if C.rille_address_check(address, #address, message, MESSAGE_MAX) == 0 then return nil end
   return ffi.string(message)
 end

@@ -1,0 +1,88 @@
+/*
+ * http_status: the small texts of an answer: reason phrases, and the date of now. The date is cached in the loop; loop thread only.
+ */
+#include "http.h"
+#include "loop.h"
+
+#include <stdio.h>
+#include <time.h>
+
+/* RFC 9110 section 15, RFC 6585, RFC 7725, RFC 8297. */
+const char *rille_http_reason(int status) {
+  switch (status) {
+  case 100: return "Continue";
+  case 101: return "Switching Protocols";
+  case 103: return "Early Hints";
+  case 200: return "OK";
+  case 201: return "Created";
+  case 202: return "Accepted";
+  case 203: return "Non-Authoritative Information";
+  case 204: return "No Content";
+  case 205: return "Reset Content";
+  case 206: return "Partial Content";
+  case 207: return "Multi-Status";
+  case 300: return "Multiple Choices";
+  case 301: return "Moved Permanently";
+  case 302: return "Found";
+  case 303: return "See Other";
+  case 304: return "Not Modified";
+  case 307: return "Temporary Redirect";
+  case 308: return "Permanent Redirect";
+  case 400: return "Bad Request";
+  case 401: return "Unauthorized";
+  case 402: return "Payment Required";
+  case 403: return "Forbidden";
+  case 404: return "Not Found";
+  case 405: return "Method Not Allowed";
+  case 406: return "Not Acceptable";
+  case 407: return "Proxy Authentication Required";
+  case 408: return "Request Timeout";
+  case 409: return "Conflict";
+  case 410: return "Gone";
+  case 411: return "Length Required";
+  case 412: return "Precondition Failed";
+  case 413: return "Content Too Large";
+  case 414: return "URI Too Long";
+  case 415: return "Unsupported Media Type";
+  case 416: return "Range Not Satisfiable";
+  case 417: return "Expectation Failed";
+  case 421: return "Misdirected Request";
+  case 422: return "Unprocessable Content";
+  case 423: return "Locked";
+  case 424: return "Failed Dependency";
+  case 425: return "Too Early";
+  case 426: return "Upgrade Required";
+  case 428: return "Precondition Required";
+  case 429: return "Too Many Requests";
+  case 431: return "Request Header Fields Too Large";
+  case 451: return "Unavailable For Legal Reasons";
+  case 500: return "Internal Server Error";
+  case 501: return "Not Implemented";
+  case 502: return "Bad Gateway";
+  case 503: return "Service Unavailable";
+  case 504: return "Gateway Timeout";
+  case 505: return "HTTP Version Not Supported";
+  case 507: return "Insufficient Storage";
+  case 511: return "Network Authentication Required";
+  default: return "";
+  }
+}
+
+void rille_http_format_date(double seconds, char to[32]) {
+  static const char days[] = "SunMonTueWedThuFriSat", months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+  time_t when = (time_t)seconds;
+  struct tm t;
+  if (!gmtime_r(&when, &t)) t = (struct tm){.tm_year = 70, .tm_mday = 1, .tm_wday = 4};
+  snprintf(to, 32, "%.3s, %02u %.3s %04u %02u:%02u:%02u GMT", days + 3 * t.tm_wday, (unsigned)t.tm_mday % 100,
+           months + 3 * t.tm_mon, (unsigned)(t.tm_year + 1900) % 10000, (unsigned)t.tm_hour % 100, (unsigned)t.tm_min % 100,
+           (unsigned)t.tm_sec % 100);
+}
+
+const char *rille_http_date(rille_loop *loop) {
+  if (loop->now_ns < loop->http_date_until_ns) return loop->http_date;
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  rille_http_format_date((double)now.tv_sec, loop->http_date);
+  loop->http_date_until_ns = loop->now_ns + 1000000000u - (uint64_t)now.tv_nsec;
+  return loop->http_date;
+}

@@ -1,0 +1,21 @@
+-- scheme: http:// among the addresses to listen on. It is TCP with a protocol over it; everything below knows tcp:// alone.
+
+local scheme = {}
+
+local DEFAULT_PORT = ":80"
+
+-- The protocol that is spoken at a URL and the address below it. protocol: that of the server, for other schemes.
+function scheme.split(url, protocol)
+  local rest = url:match("^http://(.*)$")
+  if not rest then return protocol, url end
+  rest = rest:gsub("/$", "")
+  if rest ~= "" and not rest:find(":%d*$") then rest = rest .. DEFAULT_PORT end
+  return "http", "tcp://" .. rest
+end
+
+-- A bound address as it was written.
+function scheme.http(address)
+  return (address:gsub("^tcp[46]?://", "http://", 1))
+end
+
+return scheme

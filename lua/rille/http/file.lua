@@ -1,0 +1,126 @@
+-- file: res:file. Conditional requests by date and single ranges (RFC 9110 sections 13.1.3, 14.2), so that browsers and resumed
+-- downloads work; the content goes in pieces with back-pressure.
+
+local C = require "rille.core"
+local ffi = require "ffi"
+
+local errors = require "rille.errors"
+local misuse = require "rille.misuse"
+local response = require "rille.http.response"
+local types = require "rille.http.types"
+
+local PARK, END = C.RILLE_PARK, C.RILLE_HTTP_END
+
+local file = {}
+
+local size_box, modified_box = ffi.new("double[1]"), ffi.new("double[1]")
+local date_box = ffi.new("char[32]")
+
+local function date_of(seconds)
+  C.rille_http_format_date(seconds, date_box)
+  return ffi.string(date_box)
+end
+
+local function header_of(p, name)
+  local box = ffi.new("rille_slice[1]")
+  if C.rille_http_header(p, name, #name, box) ~= 0 then return nil end
+  return ffi.string(box[0].base_, box[0].size_)
+end
+
+-- The bytes that a Range field asks for: first and last (from 0); nil: the whole file; false: none of it is there.
+local function range_of(field, size)
+  local first, last = field:match("^bytes=(%d*)%-(%d*)$")
+  if not first or (first == "" and last == "") or #first > 15 or #last > 15 then return nil end
+  if first == "" then
+    local n = tonumber(last)
+    if n == 0 or size == 0 then return false end
+    return math.max(size - n, 0), size - 1
+  end
+  first, last = tonumber(first), last == "" and size - 1 or tonumber(last)
+  if first >= size then return false end
+  if last < first then return nil end
+  return first, math.min(last, size - 1)
+end
+
+-- Status and the part of the file to send, from what the client asks: first byte and length.
+local function select_part(res, p, size, date)
+  local method = C.rille_http_method(p)
+  if method ~= C.RILLE_HTTP_GET and method ~= C.RILLE_HTTP_HEAD then return 0, size end
+  if header_of(p, "If-Modified-Since") == date then
+    res.status = 304
+    return 0, 0
+  end
+  local range, condition = header_of(p, "Range"), header_of(p, "If-Range")
+  if not range or method ~= C.RILLE_HTTP_GET or (condition and condition ~= date) then return 0, size end
+  local first, last = range_of(range, size)
+  if first == nil then return 0, size end
+  if first == false then
+    res.status = 416
+    response.set_field(p, "Content-Range", ("bytes */%d"):format(size), 0)
+    return 0, 0
+  end
+  res.status = 206
+  response.set_field(p, "Content-Range", ("bytes %d-%d/%d"):format(first, last, size), 0)
+  return first, last - first + 1
+end
+
+local function send_pieces(res, fd)
+  while true do
+    local p = response.live(res)
+    if not p then return nil, "closed" end
+    local code = C.rille_http_write_file(p, fd)
+    if code == END then return true end
+    if code == PARK then
+      local ok, err = response.answered(res, code)
+      if not ok then return nil, err end
+    elseif code ~= 0 then
+      if code == C.RILLE_ERR_SHORT then res.conn:close() end -- it shrank: the length is out already
+      return nil, errors.text[-code]
+    end
+  end
+end
+
+local function send(res, p, path, fd, options)
+  local size, date = size_box[0], date_of(modified_box[0])
+  local is_plain = res.status == 200
+  if not res:header("Content-Type") then
+    response.set_field(p, "Content-Type", options and options.type or types.of(path), 0)
+  end
+  response.set_field(p, "Last-Modified", date, 0)
+  local first, length = 0, size
+  if is_plain then
+    response.set_field(p, "Accept-Ranges", "bytes", 0)
+    first, length = select_part(res, p, size, date)
+  end
+  if first > 0 then
+    local code = C.rille_http_file_seek(fd, first)
+    if code ~= 0 then return nil, errors.text[-code] end
+  end
+  local code = C.rille_http_open_body(p, length)
+  if code ~= 0 then
+    local ok, err = response.answered(res, code)
+    if not ok then return nil, err end
+  end
+  return send_pieces(res, fd)
+end
+
+local function finish(fd, ok, ...)
+  C.rille_http_file_close(fd)
+  if not ok then error((...), 0) end
+  return ...
+end
+
+-- True when the file was sent; nil, err, with nothing sent, when it cannot be opened: "not found", "permission denied".
+function file.send(res, path, options)
+  if options ~= nil and type(options) ~= "table" then
+    misuse("bad argument #2 to 'file' (a table expected, got %s)", type(options))
+  end
+  local p = response.live(res)
+  if res:is_sent() then misuse("the answer to this request was sent already") end
+  if path:find("%z") then return nil, "not found" end
+  local fd = C.rille_http_file_open(path, size_box, modified_box)
+  if fd < 0 then return nil, errors.text[-fd] end
+  return finish(fd, pcall(send, res, p, path, fd, options))
+end
+
+return file
