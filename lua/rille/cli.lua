@@ -10,8 +10,8 @@ local near = require "rille.config.near"
 
 local cli = {}
 
-local NAMES = { "run", "check", "exec", "test" }
-local LATER = { reload = true, status = true, conns = true, leaks = true, console = true, stop = true, new = true }
+local NAMES = { "run", "check", "exec", "test", "new" }
+local LATER = { reload = true, status = true, conns = true, leaks = true, console = true, stop = true }
 local STDERR_LINES_MAX = 3
 
 local HELP = [[
@@ -23,6 +23,7 @@ usage: rille COMMAND [ARGUMENTS]
   exec FILE [ARGUMENTS]          run a Lua file inside a loop
   -e CODE [ARGUMENTS]            run a piece of Lua inside a loop
   test [SPEC ...]                run busted inside a loop
+  new NAME                       make a folder with a small server, its configuration and its spec
 
   --version                      print the versions of Rille and LuaJIT
   --help                         print this; `rille COMMAND --help` prints more

@@ -15,7 +15,7 @@ busted takes spec/ or what .busted says. Exit status 0 if all passed.
 test.spec = { positional = math.huge, rest = true, options = {} }
 
 -- Modules stay what they are while busted insulates files from each other: FFI types cannot be declared twice.
-local LIBRARY = { "rille", "rille.linkbuffer", "rille.slice" }
+local LIBRARY = { "rille", "rille.linkbuffer", "rille.slice", "rille.testing" }
 
 function test.main(given)
   for _, file in ipairs(given) do
