@@ -38,9 +38,10 @@ C_FLAGS = -std=c11 -D_GNU_SOURCE -pthread -fPIC -fvisibility=hidden -Wall -Wextr
           -I$(LUAJIT_INC) $(CFLAGS) $(SANITIZE)
 OBJECTS = $(patsubst core/%.c,$(BUILD)/core/%.o,$(wildcard core/*.c)) $(BUILD)/cdef.o
 C_TESTS = $(patsubst spec/c/%.c,$(BUILD)/spec/%,$(wildcard spec/c/*_test.c))
+C_TOOLS = $(patsubst spec/c/%.c,$(BUILD)/spec/%,$(wildcard spec/c/*_tool.c))
 SPECS   = $(shell find spec -name '*_spec.lua' | LC_ALL=C sort)
 
-.PHONY: all build run test bench torture check lint lint-core fmt asan tsan install uninstall clean deps test-deps core c-tests FORCE
+.PHONY: all build run test model fuzz bench torture check lint lint-core fmt asan tsan install uninstall clean deps test-deps core c-tests FORCE
 .DELETE_ON_ERROR:
 
 all: build
@@ -67,7 +68,7 @@ $(BUILD)/core/%.o: core/%.c $(BUILD)/flags
 	$(Q)$(CC) $(C_FLAGS) $(LTO) -include core/export.h -MMD -MP -c $< -o $@
 
 # The text of rille.h as Lua sees it, a C string in the library: no declaration is written twice.
-$(BUILD)/cdef.c: core/rille.h Makefile
+$(BUILD)/cdef.c: core/rille.h core/rille_http.h Makefile
 	@mkdir -p $(@D)
 	@$(CC) -E -P -DRILLE_CDEF $< -o $(BUILD)/cdef.txt
 	@{ echo '#include "rille.h"'; echo 'const char *rille_cdef(void) { return'; \
@@ -105,7 +106,7 @@ test: test-deps build
 	@flock $(BUILD)/lock $(MAKE) --no-print-directory -j$(JOBS) c-tests
 	@LUAJIT=$(LUAJIT) .ci/tests $(C_TESTS) $(SPECS)
 
-c-tests: $(C_TESTS)
+c-tests: $(C_TESTS) $(C_TOOLS)
 	@:
 
 # ---- sanitizers -----------------------------------------------------------------------------------------------------
@@ -131,6 +132,27 @@ tsan: test-deps
 	@$(MAKE) --no-print-directory -j$(JOBS) $(patsubst spec/c/%.c,build/tsan/spec/%,$(RACES)) $(TSAN)
 	@TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 .ci/tests $(patsubst spec/c/%.c,build/tsan/spec/%,$(RACES))
 
+# ---- more of what `make test` does a little of -----------------------------------------------------------------------
+
+# More random requests beside the model of the decoders: make model [COUNT=1000000] [SEED=1] (a failure names its seed).
+COUNT ?= 1000000
+model: test-deps build
+	@flock $(BUILD)/lock $(MAKE) --no-print-directory $(C_TOOLS)
+	@COUNT=$(COUNT) SEED=$(SEED) TIMEOUT=$$(($(COUNT) / 5000 + 120)) LUAJIT=$(LUAJIT) .ci/tests spec/http_decode_spec.lua
+
+# Each fuzzer for a while, from its corpus: make fuzz [FUZZ_SECONDS=60]. An input that fails is put among the regressions.
+FUZZ_SECONDS ?= 60
+FUZZERS       = http_head http_chunk
+fuzz: $(FUZZERS:%=build/fuzz/%)
+	@for f in $(FUZZERS); do mkdir -p build/fuzz/corpus/$$f && \
+	  build/fuzz/$$f -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -dict=spec/fuzz/http.dict -print_final_stats=1 \
+	    -artifact_prefix=spec/fuzz/regress/$$f/ build/fuzz/corpus/$$f spec/fuzz/corpus/$$f spec/fuzz/regress/$$f || exit; done
+
+build/fuzz/%: spec/fuzz/%_fuzz.c core/http_head.c core/http_chunk.c core/http_target.c $(wildcard core/http_*.h spec/*/*.h)
+	@mkdir -p $(@D)
+	$(Q)clang -std=c11 -D_GNU_SOURCE -Wall -Wextra -O1 -g -fsanitize=fuzzer,address,undefined \
+	  -fno-sanitize-recover=undefined -Icore $(filter %.c,$^) -o $@
+
 # ---- bench and lint -------------------------------------------------------------------------------------------------
 
 bench: deps build build/bench/echo build/bench/client build/bench/http build/bench/http_client
@@ -151,7 +173,7 @@ build/bench/%:
 
 # Other versions format otherwise and find other things: `make lint LLVM=` takes the system's default.
 LLVM    ?= -14
-C_FILES  = $(wildcard core/*.[ch] spec/c/*.[ch] bench/*.[ch] bench/baseline/*.[ch])
+C_FILES  = $(wildcard core/*.[ch] spec/c/*.[ch] spec/fuzz/*.[ch] bench/*.[ch] bench/baseline/*.[ch])
 
 lint:
 	@.ci/deps run lint

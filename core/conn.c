@@ -250,7 +250,8 @@ static void end_closing(rille_conn *c) {
     if (c->flags & RILLE_CONN_EOF) drop_socket(c);
     return;
   }
-  bool is_unread = c->wants_linger ? !(c->flags & RILLE_CONN_EOF) : c->reason != RILLE_ERR_TIMEOUT && has_unread_input(c);
+  bool is_unread =
+      c->wants_linger ? !(c->flags & RILLE_CONN_EOF) : c->reason != RILLE_ERR_TIMEOUT && has_unread_input(c);
   if (is_unread && c->timeouts->linger_ms > 0) {
     shutdown(c->fd, SHUT_WR);
     c->flags |= RILLE_CONN_LINGERING | RILLE_CONN_SHUT_DONE;

@@ -68,14 +68,14 @@ struct rille_conn {
   /* loop thread */
   int fd;
   uint32_t flags;
-  int16_t error;    /* enum rille_err of the socket, 0 while it works */
-  int16_t reason;   /* enum rille_err for on_close, where it is not the socket's */
-  uint8_t interest; /* EPOLLIN | EPOLLOUT as registered */
-  uint8_t sparse;   /* reads in a row that used less than a quarter of read_size */
-  bool is_http;     /* bytes are HTTP/1: the service says so, until an upgrade */
+  int16_t error;     /* enum rille_err of the socket, 0 while it works */
+  int16_t reason;    /* enum rille_err for on_close, where it is not the socket's */
+  uint8_t interest;  /* EPOLLIN | EPOLLOUT as registered */
+  uint8_t sparse;    /* reads in a row that used less than a quarter of read_size */
+  bool is_http;      /* bytes are HTTP/1: the service says so, until an upgrade */
   bool wants_linger; /* the peer may still be sending what nobody reads: close() must not lose the answer to a reset */
-  uint16_t tasks;   /* handlers that run */
-  uint16_t ops;     /* reads and messages in `turn`, see rille_conn_over_budget */
+  uint16_t tasks;    /* handlers that run */
+  uint16_t ops;      /* reads and messages in `turn`, see rille_conn_over_budget */
   uint32_t turn;
   uint32_t read_size;
   uint32_t high_water;
@@ -140,7 +140,8 @@ bool rille_conn_over_budget(rille_conn *c);
 int rille_conn_ended(const rille_conn *c); /* 0, or why no more input will come */
 int rille_conn_release_input(rille_conn *c);
 bool rille_conn_yield(rille_conn *c, size_t want); /* a reader that had its share parks until the next turn */
-int rille_conn_written(rille_conn *c, int err); /* what a writer returns: err, or RILLE_PARK above the high-water mark */
+int rille_conn_written(rille_conn *c,
+                       int err); /* what a writer returns: err, or RILLE_PARK above the high-water mark */
 size_t rille_conn_input_limit(const rille_conn *c);
 size_t rille_conn_output_len(const rille_conn *c);
 size_t rille_conn_input_len(const rille_conn *c);

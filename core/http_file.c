@@ -24,9 +24,7 @@ int rille_http_file_open(const char *path, double *size, double *modified) {
   return fd;
 }
 
-void rille_http_file_close(int fd) {
-  close(fd);
-}
+void rille_http_file_close(int fd) { close(fd); }
 
 int rille_http_file_seek(int fd, double at) {
   return lseek(fd, (off_t)at, SEEK_SET) < 0 ? rille_err_from_errno(errno) : RILLE_OK;
@@ -51,4 +49,3 @@ int rille_http_write_file(rille_conn *c, int fd) {
   http->answer_left -= (uint64_t)got;
   return rille_conn_written(c, RILLE_OK);
 }
-

@@ -70,15 +70,15 @@ typedef struct rille_http_head {
 void rille_http_head_init(rille_http_head *head, rille_http_field *fields, uint32_t field_room);
 
 /* The results of rille_http_head_decode beside the size of a whole head. */
-enum { RILLE_HTTP_PARTIAL = 0, RILLE_HTTP_MORE_FIELDS = 1 /* never a size: the shortest head has 18 bytes */ };
+enum { RILLE_HTTP_PARTIAL = 0, RILLE_HTTP_MORE_FIELDS = 1 /* never a size: the shortest head has 16 bytes */ };
 
 /*
  * Go on decoding the head whose first `size` bytes are at `bytes`: all of them each time, from its first byte.
  *
  * Result: the head's size in bytes (> 0); RILLE_HTTP_PARTIAL: it is not all there; RILLE_HTTP_MORE_FIELDS: field_room is used
  * up and the limit is not, give it a larger `fields` (with the same content) and call again; or a negative HTTP status, the
- * answer that this request gets before the connection is closed. The first wrong byte decides, so the status does not depend on how the
- * bytes were cut, but for the limits, which strike as soon as they are passed.
+ * answer that this request gets before the connection is closed. The first wrong byte decides, and a limit strikes as soon as it is
+ * passed: the status does not depend on how the bytes were cut.
  *
  *   -400  not the grammar; no or more than one Host in HTTP/1.1; Content-Length that is no number, stands twice or beside
  *         Transfer-Encoding; Transfer-Encoding in HTTP/1.0

@@ -111,7 +111,8 @@ int rille_http_field_at(rille_conn *c, uint32_t i, rille_slice *name, rille_slic
   return RILLE_OK;
 }
 
-double rille_http_query_value(const uint8_t *query, double query_size, const char *name, size_t name_size, uint8_t *to) {
+double rille_http_query_value(const uint8_t *query, double query_size, const char *name, size_t name_size,
+                              uint8_t *to) {
   return (double)rille_http_query(query, (size_t)query_size, (const uint8_t *)name, name_size, to);
 }
 

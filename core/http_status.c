@@ -73,9 +73,9 @@ void rille_http_format_date(double seconds, char to[32]) {
   time_t when = (time_t)seconds;
   struct tm t;
   if (!gmtime_r(&when, &t)) t = (struct tm){.tm_year = 70, .tm_mday = 1, .tm_wday = 4};
-  snprintf(to, 32, "%.3s, %02u %.3s %04u %02u:%02u:%02u GMT", days + 3 * t.tm_wday, (unsigned)t.tm_mday % 100,
-           months + 3 * t.tm_mon, (unsigned)(t.tm_year + 1900) % 10000, (unsigned)t.tm_hour % 100, (unsigned)t.tm_min % 100,
-           (unsigned)t.tm_sec % 100);
+  snprintf(to, 32, "%.3s, %02u %.3s %04u %02u:%02u:%02u GMT", &days[3 * (size_t)t.tm_wday], (unsigned)t.tm_mday % 100,
+           &months[3 * (size_t)t.tm_mon], (unsigned)(t.tm_year + 1900) % 10000, (unsigned)t.tm_hour % 100,
+           (unsigned)t.tm_min % 100, (unsigned)t.tm_sec % 100);
 }
 
 const char *rille_http_date(rille_loop *loop) {

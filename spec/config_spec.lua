@@ -432,6 +432,12 @@ return { servers = { server } }]]))
       assert.is_true(settings.nodelay)
     end)
 
+    it("is refused when two keys exclude each other", function()
+      local settings, message = config.server({ codec = { decode = print }, protocol = "http" }, "rille.listen")
+      assert.is_nil(settings)
+      assert.equal('rille.listen: codec: excludes protocol = "http"; keep one of them', message)
+    end)
+
     it("is refused with the key that is wrong", function()
       local settings, message = config.server({ nodelay = 1 }, "rille.listen")
       assert.is_nil(settings)

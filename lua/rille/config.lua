@@ -22,9 +22,18 @@ local function message_of(where, path, problem, line)
   return name == "" and ("%s: %s"):format(place, problem) or ("%s: %s: %s"):format(place, name, problem)
 end
 
+-- What no single key of a server can tell: the path below the server of what is wrong, problem.
+local function check_server(server)
+  if server.codec and server.protocol == "http" then return { "codec" }, 'excludes protocol = "http"; keep one of them' end
+end
+
 -- What no single key can tell.
 local function check_together(conf)
   if conf.log.file and conf.log.to then return { "log", "to" }, "excludes log.file; keep one of them" end
+  for i, server in ipairs(conf.servers) do
+    local path, problem = check_server(server)
+    if path then return { "servers", i, unpack(path) }, problem end
+  end
 end
 
 local function need_servers(conf)
@@ -52,7 +61,8 @@ end
 function config.server(settings, where)
   local context = { is_library = true, out = config.defaults() }
   local server, path, problem = check.run(settings, setting_keys, context)
-  if not server then return nil, message_of(where, path, problem) end
+  if server then path, problem = check_server(server) end
+  if path then return nil, message_of(where, path, problem) end
   return server
 end
 
