@@ -1,4 +1,5 @@
--- The load generator (bench/client.c) around a server: one run, with what the server used in it.
+-- The load generators (bench/client.c, bench/http_client.c) around a server: one run, with what the server used in it.
+-- A job says which: { program = name, arguments = list }.
 local posix = require "bench.posix"
 local proc = require "bench.proc"
 local usage = require "bench.usage"
@@ -8,8 +9,9 @@ local load = {}
 local CONNECT_MAX_S = 30
 local SETTLE_S = 0.003 -- the server goes back to sleep after the last echo; a running thread's time is not yet booked
 
-local function client(settings, arguments)
-  local argv = { settings.build .. "/client" }
+local function client(settings, job, arguments)
+  local argv = { settings.build .. "/" .. job.program }
+  for _, argument in ipairs(job.arguments) do argv[#argv + 1] = tostring(argument) end
   for _, argument in ipairs(arguments) do argv[#argv + 1] = tostring(argument) end
   local child = proc.start(argv, { core = settings.client_core, talk = true })
   if child:read_line(CONNECT_MAX_S) ~= "ready" then error(child:complaint("the load cannot start"), 0) end
@@ -18,7 +20,7 @@ end
 
 -- N connections that never send. Returns the process that holds them until it is stopped.
 function load.hold_idle(settings, target, count)
-  return client(settings, { "--port", target.port, "--idle", count })
+  return client(settings, { program = "client", arguments = { "--idle", count } }, { "--port", target.port })
 end
 
 local function finish(child)
@@ -29,9 +31,9 @@ end
 
 -- Connects, warms up, then calls around(go, client_pid), whose two results it returns: go() runs the load for
 -- `seconds` and returns the client's numbers.
-function load.with_client(settings, target, size, seconds, around)
-  local child = client(settings, {
-    "--port", target.port, "--size", size, "--connections", settings.connections,
+function load.with_client(settings, target, job, seconds, around)
+  local child = client(settings, job, {
+    "--port", target.port, "--connections", settings.connections,
     "--seconds", seconds, "--warmup", settings.warmup, "--gate",
   })
   local function go()
@@ -49,8 +51,8 @@ end
 
 -- One window: the client's numbers plus cpu_us (a message), user_us, system_us (in all), busy, waited, client_waited
 -- (shares of the window), and where the server has a state line lua_allocated and server_messages.
-function load.window(settings, target, size, seconds)
-  return load.with_client(settings, target, size, seconds, function(go, client_pid)
+function load.window(settings, target, job, seconds)
+  return load.with_client(settings, target, job, seconds, function(go, client_pid)
     local state = target:state()
     posix.sleep(SETTLE_S)
     local user, system = usage.user_system(target.pid)

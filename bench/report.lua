@@ -25,7 +25,7 @@ local function ratio_row(name, ratios)
     name, spread(ratios.cpu), spread(ratios.rate), spread(ratios.p99))
 end
 
-local function calls_row(tool, name, calls)
+local function calls_row(tool, name, unit, calls)
   local names, parts = {}, {}
   for call, count in pairs(calls) do
     if call ~= "total" and count >= 0.0005 then names[#names + 1] = call end
@@ -36,15 +36,15 @@ local function calls_row(tool, name, calls)
   end)
   for i, call in ipairs(names) do parts[i] = ("%s %.3f"):format(call, calls[call]) end
   local title = ("syscalls (%s) %s"):format(tool, name)
-  return ("  %-26s %.3f a message: %s\n"):format(title, calls.total, table.concat(parts, ", "))
+  return ("  %-26s %.3f a %s: %s\n"):format(title, calls.total, unit, table.concat(parts, ", "))
 end
 
-local function echo_text(result, settings, name)
+-- unit: { short, long } name of what is counted
+local function comparison_text(title, unit, result, settings, name)
   local parts = {
-    ("echo %d B, %d connections, %d pairs of %g s\n"):format(
-      result.size, settings.connections, settings.pairs, settings.seconds),
-    ROW:format("", "requests/s", "CPU us/msg", "user", "system", "busy", "waited", "p50 us", "p99 us", "p99.9 us",
-      "Lua B/msg"),
+    ("%s, %d connections, %d pairs of %g s\n"):format(title, settings.connections, settings.pairs, settings.seconds),
+    ROW:format("", "requests/s", "CPU us/" .. unit[1], "user", "system", "busy", "waited", "p50 us", "p99 us",
+      "p99.9 us", "Lua B/" .. unit[1]),
     row("baseline", result.baseline),
     row(name, result.server),
     ratio_row(name .. "/baseline", result.ratio),
@@ -53,8 +53,8 @@ local function echo_text(result, settings, name)
   if type(result.syscalls.error) == "string" then
     parts[#parts + 1] = "  syscalls: " .. result.syscalls.error .. "\n"
   else
-    parts[#parts + 1] = calls_row(result.syscalls.tool, "baseline", result.syscalls.baseline)
-    parts[#parts + 1] = calls_row(result.syscalls.tool, name, result.syscalls.server)
+    parts[#parts + 1] = calls_row(result.syscalls.tool, "baseline", unit[2], result.syscalls.baseline)
+    parts[#parts + 1] = calls_row(result.syscalls.tool, name, unit[2], result.syscalls.server)
   end
   local waited = math.max(result.baseline.waited, result.server.waited)
   local client_waited = math.max(result.baseline.client_waited, result.server.client_waited)
@@ -63,6 +63,16 @@ local function echo_text(result, settings, name)
     parts[#parts + 1] = text:format(waited * 100, client_waited * 100)
   end
   return table.concat(parts)
+end
+
+local function echo_text(result, settings, name)
+  return comparison_text(("echo %d B"):format(result.size), { "msg", "message" }, result, settings, name)
+end
+
+local function http_text(result, settings, name)
+  local title = ("http %s, %d in a row, answers of %.0f B (baseline) and %.0f B"):format(
+    result.case, result.depth, result.baseline.answer_bytes, result.server.answer_bytes)
+  return comparison_text(title, { "req", "request" }, result, settings, name)
 end
 
 local function idle_text(name, result)
@@ -78,15 +88,22 @@ local function idle_text(name, result)
   return text
 end
 
--- document: what run.lua writes as JSON.
+-- document: what run.lua writes as JSON; parts that were not run are not in it.
 function report.text(document)
   local machine, settings, name = document.machine, document.settings, document.server.name
   local parts = { ("%s, Linux %s; server on core %d, load on core %d\n\n"):format(
     machine.cpu, machine.kernel, settings.server_core, settings.client_core) }
-  for _, result in ipairs(document.echo) do parts[#parts + 1] = echo_text(result, settings, name) .. "\n" end
-  parts[#parts + 1] = "idle connections: VmRSS/private kB at 0, 1000, 5000, 15000\n"
-  parts[#parts + 1] = idle_text("baseline", document.idle.baseline)
-  parts[#parts + 1] = idle_text(name, document.idle.server)
+  for _, result in ipairs(document.echo or {}) do
+    parts[#parts + 1] = echo_text(result, settings, name) .. "\n"
+  end
+  for _, result in ipairs(document.http or {}) do
+    parts[#parts + 1] = http_text(result, settings, name) .. "\n"
+  end
+  if document.idle then
+    parts[#parts + 1] = "idle connections: VmRSS/private kB at 0, 1000, 5000, 15000\n"
+    parts[#parts + 1] = idle_text("baseline", document.idle.baseline)
+    parts[#parts + 1] = idle_text(name, document.idle.server)
+  end
   return table.concat(parts)
 end
 

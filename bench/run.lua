@@ -3,33 +3,49 @@ package.path = "./?.lua;" .. package.path
 jit.off() -- a Ctrl-C reaches the interpreter at once; nothing here is hot
 
 local echo = require "bench.echo"
+local http = require "bench.http"
 local idle = require "bench.idle"
 local json = require "bench.json"
 local posix = require "bench.posix"
 local proc = require "bench.proc"
 local report = require "bench.report"
-local server = require "bench.server"
-local syscalls = require "bench.syscalls"
 local usage = require "bench.usage"
 
 local USAGE = [[
-usage: luajit bench/run.lua [--json] [--pairs N] [--quick] [--server CMD] [--build DIR]
+usage: luajit bench/run.lua [--json] [--only PARTS] [--pairs N] [--quick] [--server CMD] [--build DIR]
   --json        one JSON document on stdout instead of the report
-  --pairs N     pairs of windows for each size (15)
+  --only PARTS  of echo, http, idle, or single cases of http: hello, pipelined, json; several with commas between
+  --pairs N     pairs of windows for each size or case (15)
   --quick       3 pairs of 0.3 s windows: is it alive, not how fast is it
-  --server CMD  measure this command instead of Rille; {port} stands for the port on 127.0.0.1
-  --build DIR   where echo and client are (build/bench)
+  --server CMD  measure this command instead of Rille; {port} stands for the port on 127.0.0.1. It echoes, and http is
+                left out, unless --only names http: then {answer} stands for hello or json, which it has to serve
+  --build DIR   where the programs in C are (build/bench)
 ]]
-local RILLE = "bin/rille run scripts/echo.lua --listen tcp://127.0.0.1:{port} --loops 1"
-local SIZES = { 64, 1024, 16384 }
+local PROGRAMS = { "echo", "client", "http", "http_client" }
+local CASES = {} -- the same list that --only http stands for
+for i, case in ipairs(http.CASES) do CASES[i] = case.name end
 
 local function fail(text, status)
   io.stderr:write(text)
   os.exit(status)
 end
 
+-- The parts in a list with commas, as keys; "http" becomes its cases.
+local function parts_of(list)
+  local parts, known = {}, { echo = true, http = true, idle = true }
+  for _, name in ipairs(CASES) do known[name] = true end
+  for name in (list .. ","):gmatch("([^,]*),") do
+    if not known[name] then fail(("--only: no part named %q\n%s"):format(name, USAGE), 1) end
+    parts[name] = true
+  end
+  if parts.http then
+    for _, name in ipairs(CASES) do parts[name] = true end
+  end
+  return parts
+end
+
 local function parse(args)
-  local options = { build = "build/bench", command = RILLE, name = "rille" }
+  local options = { build = "build/bench", name = "rille" }
   local i = 1
   local function value()
     i = i + 1
@@ -41,6 +57,8 @@ local function parse(args)
       options.json = true
     elseif name == "--quick" then
       options.quick = true
+    elseif name == "--only" then
+      options.parts = parts_of(value())
     elseif name == "--pairs" then
       local pairs_wanted = tonumber(value())
       if not pairs_wanted or pairs_wanted < 1 or pairs_wanted > 1000 or pairs_wanted % 1 ~= 0 then
@@ -59,6 +77,7 @@ local function parse(args)
     end
     i = i + 1
   end
+  options.parts = options.parts or parts_of(options.command and "echo,idle" or "echo,http,idle")
   return options
 end
 
@@ -70,7 +89,7 @@ local function settings_of(options)
     pairs = options.pairs or (quick and 3 or 15),
     seconds = quick and 0.3 or 1,
     warmup = quick and 0.03 or 0.1, -- of each window, with its fresh connections
-    first_warmup = quick and 0.2 or 1, -- of each server at each size
+    first_warmup = quick and 0.2 or 1, -- of each server with each load
     trace_seconds = quick and 0.2 or 0.5,
     connections = 64,
     server_core = cores[1],
@@ -82,35 +101,30 @@ local function progress(format, ...)
   io.stderr:write((format .. "\n"):format(...))
 end
 
-local function measure(options, settings)
-  local core, baseline_command = settings.server_core, settings.build .. "/echo {port}"
-  local document = {
-    version = 1, machine = usage.machine(), settings = settings, echo = {},
-    server = { name = options.name, command = options.command },
-  }
-  local baseline = server.start("baseline", baseline_command, core)
-  local twin = server.start("baseline", baseline_command, core)
-  local tested = server.start(options.name, options.command, core)
-  for i, size in ipairs(SIZES) do
-    progress("echo %d B: %d pairs of %g s, twice", size, settings.pairs, settings.seconds)
-    local result = echo.compare(settings, size, baseline, twin, tested)
-    result.syscalls = syscalls.compare(settings, size, baseline, tested)
-    document.echo[i] = result
-  end
-  tested:stop()
-  twin:stop()
-  baseline:stop()
+local function measure_idle(options, settings)
   progress("idle connections")
-  document.idle = {
-    baseline = idle.measure(settings, "baseline", baseline_command),
-    server = idle.measure(settings, options.name, options.command),
+  return {
+    baseline = idle.measure(settings, "baseline", echo.baseline(settings)),
+    server = idle.measure(settings, options.name, options.command or echo.RILLE),
   }
-  return document
+end
+
+local function measure(options, settings)
+  local name, command, parts = options.name, options.command, options.parts
+  local has_http = false
+  for _, case in ipairs(CASES) do has_http = has_http or parts[case] end
+  return {
+    version = 1, machine = usage.machine(), settings = settings,
+    server = { name = name, command = command or json.null },
+    echo = parts.echo and echo.measure(settings, name, command, progress) or nil,
+    http = has_http and http.measure(settings, name, command, parts, progress) or nil,
+    idle = parts.idle and measure_idle(options, settings) or nil,
+  }
 end
 
 local options = parse(arg)
 local settings = settings_of(options)
-for _, name in ipairs { "echo", "client" } do
+for _, name in ipairs(PROGRAMS) do
   local file = io.open(settings.build .. "/" .. name)
   if not file then fail(settings.build .. "/" .. name .. " is missing: `make bench` builds it\n", 1) end
   file:close()

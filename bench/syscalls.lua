@@ -66,8 +66,8 @@ function strace.parse(text)
 end
 
 -- Calls a message by name and under "total"; or nil and why not.
-local function count_with(tool, settings, target, size)
-  return load.with_client(settings, target, size, settings.trace_seconds, function(go)
+local function count_with(tool, settings, target, job)
+  return load.with_client(settings, target, job, settings.trace_seconds, function(go)
     local tracer, has_attached = tool.start(target.pid)
     local messages = has_attached and go().messages
     tracer:signal(posix.SIGINT)
@@ -96,14 +96,14 @@ local function is_installed(name)
 end
 
 -- { tool, baseline, server, error }: either the first three or the last are known.
-function syscalls.compare(settings, size, baseline, tested)
+function syscalls.compare(settings, job, baseline, tested)
   local reasons = {}
   for _, tool in ipairs { perf, strace } do
     local why = tool.name .. " not installed"
     if is_installed(tool.name) then
       local base, other
-      base, why = count_with(tool, settings, baseline, size)
-      if base then other, why = count_with(tool, settings, tested, size) end
+      base, why = count_with(tool, settings, baseline, job)
+      if base then other, why = count_with(tool, settings, tested, job) end
       if other then return { tool = tool.name, baseline = base, server = other, error = json.null } end
     end
     reasons[#reasons + 1] = why

@@ -119,9 +119,7 @@ static int64_t exchange(int fd, uint64_t *state, char mode, size_t n, bool half_
   }
 }
 
-static size_t size_of(uint64_t *state) {
-  return roll(state, 1u << (4 + roll(state, 16)));
-}
+static size_t size_of(uint64_t *state) { return roll(state, 1u << (4 + roll(state, 16))); }
 
 static void promise(int fd, uint64_t *state, char mode) {
   size_t n = size_of(state);
@@ -163,15 +161,19 @@ static void chaos(int fd, uint64_t *state) {
   if (send(fd, "X1\n", 3, MSG_NOSIGNAL) != 3) return;
   for (uint32_t left = roll(state, 12); left > 0; left--) {
     switch (roll(state, 7)) {
-      case 0: case 1: case 2: {
-        size_t size = 1 + roll(state, 1u << roll(state, 17));
-        for (size_t i = 0; i < size; i++) buffer[i] = "xab\r\n"[roll(state, 5)];
-        (void)!send(fd, buffer, size, MSG_NOSIGNAL | MSG_DONTWAIT);
-        break;
-      }
-      case 3: case 4: (void)!recv(fd, buffer, sizeof buffer, MSG_DONTWAIT); break;
-      case 5: usleep(roll(state, 3000)); break;
-      default: if (roll(state, 3) == 0) shutdown(fd, roll(state, 3) ? SHUT_WR : SHUT_RDWR);
+    case 0:
+    case 1:
+    case 2: {
+      size_t size = 1 + roll(state, 1u << roll(state, 17));
+      for (size_t i = 0; i < size; i++) buffer[i] = "xab\r\n"[roll(state, 5)];
+      (void)!send(fd, buffer, size, MSG_NOSIGNAL | MSG_DONTWAIT);
+      break;
+    }
+    case 3:
+    case 4: (void)!recv(fd, buffer, sizeof buffer, MSG_DONTWAIT); break;
+    case 5: usleep(roll(state, 3000)); break;
+    default:
+      if (roll(state, 3) == 0) shutdown(fd, roll(state, 3) ? SHUT_WR : SHUT_RDWR);
     }
   }
   if (roll(state, 3) == 0) reset(fd);
@@ -210,7 +212,8 @@ static pid_t start_server(int log) {
   if (pid == 0) {
     dup2(log, 1);
     dup2(log, 2);
-    execl("bin/rille", "bin/rille", "run", "bench/torture.lua", "--listen", "tcp://127.0.0.1:0", "--", option, (char *)NULL);
+    execl("bin/rille", "bin/rille", "run", "bench/torture.lua", "--listen", "tcp://127.0.0.1:0", "--", option,
+          (char *)NULL);
     _exit(127);
   }
   for (double until = now() + 20; pid > 0 && now() < until; usleep(10000)) {
@@ -228,11 +231,14 @@ static void judge(int log, int status) {
   bool has_summary = false, is_clean = false;
   for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
     char *at = strstr(line, "torture: accepted");
-    if (at) has_summary = sscanf(at, "torture: accepted %u opened %u closed %u connections %u failures %u turns %u", &accepted,
-                                 &opened, &closed, &left, &failed, &turns) == 6;
+    if (at) {
+      has_summary = sscanf(at, "torture: accepted %u opened %u closed %u connections %u failures %u turns %u",
+                           &accepted, &opened, &closed, &left, &failed, &turns) == 6;
+    }
     if (strstr(line, "stopped: 0 blocks, 0 retained slices, 0 leaked slices, 0 buffers left")) is_clean = true;
     else if (strstr(line, "stopped: ")) fail("%s", line);
-    if ((strstr(line, "level=error") && !strstr(line, "chaos")) || strstr(line, "Sanitizer") || strstr(line, "runtime error")) {
+    if ((strstr(line, "level=error") && !strstr(line, "chaos")) || strstr(line, "Sanitizer") ||
+        strstr(line, "runtime error")) {
       fail("%s", line);
     }
   }

@@ -390,7 +390,7 @@ static enum due next_due(const rille_conn *c, int32_t *left) {
     earliest(left, &due, c->closing_ms, t->linger_ms, now, DUE_LINGER);
     return due;
   }
-  if (c->http) {
+  if (c->http && c->is_http) {
     uint32_t since, span = rille_http_patience(c, &since);
     if (span > 0) earliest(left, &due, since, span, now, DUE_HTTP);
   }

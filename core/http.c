@@ -223,6 +223,7 @@ static int take_head(rille_conn *c, rille_http *http) {
   rille_http_head *head = &http->head;
   rille_slice whole;
   if (rille_linkbuffer_next(c->in, head->size, &whole) != RILLE_OK) return -500;
+  c->flags &= ~(uint32_t)RILLE_CONN_READ_LATE; /* of the body before, which came just in time after all */
   http->base = whole.base_;
   http->block = whole.block_;
   http->body_left = head->content_length;

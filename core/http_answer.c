@@ -56,10 +56,11 @@ static bool is_bodiless(const rille_http *http) {
 
 /* A body that is left when the answer begins may be too much to read off: better said now than found out later. */
 static void give_up_body(rille_conn *c, rille_http *http) {
-  if (rille_http_is_over(http)) return;
   size_t there = rille_conn_input_len(c);
+  bool is_counted = !http->head.is_chunked;
+  if (rille_http_is_over(http) || (is_counted && http->body_left <= there)) return;
   if (!http->is_continued) http->keep_alive = false; /* nobody knows whether it will be sent: RFC 9110 section 10.1.1 */
-  if (!http->head.is_chunked && http->body_left > there + RILLE_HTTP_DISCARD_MAX) http->keep_alive = false;
+  if (is_counted && http->body_left > there + RILLE_HTTP_DISCARD_MAX) http->keep_alive = false;
 }
 
 /* length: of the body, where framing tells it. 0 or an error. */
