@@ -9,6 +9,7 @@
  */
 #include "conn.h"
 
+#include "group.h"
 #include "http.h"
 #include "log.h"
 #include "loop.h"
@@ -306,6 +307,7 @@ void rille_conn_bury(rille_conn *c) {
   rille_loop *loop = c->loop;
   if (c->flags & RILLE_CONN_OWN_TIMEOUTS) free((void *)(uintptr_t)c->timeouts);
   c->service->connections--;
+  if (c->group) rille_group_left(c->group, loop);
   loop->conn_count--;
   uint32_t slot = c->slot;
   c->flags = 0;

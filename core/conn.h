@@ -64,6 +64,7 @@ struct rille_conn {
   uint32_t slot;
   uint32_t epoch; /* 24 bits; of the slot's present user */
   rille_peer peer;
+  struct rille_group *group; /* borrowed; the address of a team it came by, or NULL */
 
   /* loop thread */
   int fd;

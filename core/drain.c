@@ -5,6 +5,7 @@
 #include "listener.h"
 #include "log.h"
 #include "loop.h"
+#include "team.h"
 
 enum {
   DRAIN_MS = 30000,
@@ -49,6 +50,12 @@ void rille_loop_hooks_done(rille_loop *loop) {
 void rille_loop_exit(rille_loop *loop, int status) {
   loop->status = status;
   rille_loop_stop(loop, 0);
+  if (loop->team) rille_team_stop(loop->team, 0);
+}
+
+void rille_loop_shutdown(rille_loop *loop, double drain_ms) {
+  if (loop->team) rille_team_stop(loop->team, drain_ms);
+  else rille_loop_stop(loop, drain_ms);
 }
 
 void rille_loop_set_drain(rille_loop *loop, double ms) {
@@ -91,5 +98,6 @@ void rille_loop_check_stop(rille_loop *loop) {
   if (is_late && left > 0 && loop->is_draining) {
     RILLE_LOG(RILLE_LOG_WARN, "aborting %u connections that have not finished", left);
   }
-  if (is_late || (left == 0 && loop->hooks_pending == 0)) end(loop);
+  bool has_more = loop->hooks_pending > 0 || loop->has_mail || rille_listener_may_receive(loop);
+  if (is_late || (left == 0 && !has_more)) end(loop);
 }

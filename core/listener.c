@@ -5,7 +5,7 @@
 
 #include "conn.h"
 #include "log.h"
-#include "loop.h"
+#include "team.h"
 
 #include <errno.h>
 #include <netinet/tcp.h>
@@ -15,6 +15,8 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+enum { FULL_RECHECK_MS = 10 };
 
 static int say(char *message, size_t size, int err, const char *format, ...) {
   va_list arguments;
@@ -86,9 +88,8 @@ static int make_socket(const rille_listener *l, bool reuseport, char *message, s
   return say(message, size, rille_err_from_errno(err), "%s", reason(err));
 }
 
-static int bind_socket(rille_listener *l, char *message, size_t size) {
-  bool reuseport = l->options.reuseport && l->address.family != AF_UNIX;
-  if (reuseport && rille_address_port(&l->address) != 0 && l->loop->id == 1) {
+static int bind_socket(rille_listener *l, bool reuseport, bool is_first, char *message, size_t size) {
+  if (reuseport && is_first && rille_address_port(&l->address) != 0) {
     /* With SO_REUSEPORT a second server of the same user binds silently; the first bind without it finds a busy port. */
     int probe = make_socket(l, false, message, size);
     if (probe < 0) return probe;
@@ -117,8 +118,8 @@ static void learn_address(rille_listener *l) {
   }
 }
 
-static int open_socket(rille_listener *l, char *message, size_t size) {
-  l->fd = bind_socket(l, message, size);
+static int open_socket(rille_listener *l, bool reuseport, bool is_first, char *message, size_t size) {
+  l->fd = bind_socket(l, reuseport, is_first, message, size);
   if (l->fd < 0) return l->fd;
   if (has_path(&l->address) && l->options.mode) (void)chmod(unix_name(&l->address)->sun_path, l->options.mode);
   if (listen(l->fd, l->options.backlog > 0 ? l->options.backlog : 65535) != 0) { /* the system cuts it to somaxconn */
@@ -129,6 +130,42 @@ static int open_socket(rille_listener *l, char *message, size_t size) {
   }
   learn_address(l);
   return RILLE_OK;
+}
+
+/* The first member binds, and with it the address is known; the others join. */
+static int join(rille_listener *l, rille_group *group, char *message, size_t size) {
+  bool is_first = group->count == 0;
+  int err = RILLE_OK;
+  if (is_first) {
+    group->accept = l->options.accept;
+    group->balance = l->options.balance;
+    if (l->address.family == AF_UNIX && group->accept == RILLE_ACCEPT_REUSEPORT) {
+      return say(message, size, RILLE_ERR_NOT_SUPPORTED, "a Unix socket has no reuseport; use shared or balanced");
+    }
+  } else {
+    const rille_listener *first = group->members[0];
+    l->address = group->address;
+    l->device = first->device;
+    l->inode = first->inode;
+  }
+  if (is_first || group->accept == RILLE_ACCEPT_REUSEPORT) {
+    err = open_socket(l, group->accept == RILLE_ACCEPT_REUSEPORT, is_first, message, size);
+  } else {
+    l->fd = group->fd; /* -1 where the first alone accepts */
+  }
+  if (err < 0) return err;
+  group->address = l->address;
+  if (is_first && group->accept == RILLE_ACCEPT_SHARED) group->fd = l->fd;
+  if (is_first) atomic_store(&group->is_accepting, true);
+  l->group = group;
+  group->members[group->count++] = l;
+  atomic_fetch_add(&group->open, 1);
+  return RILLE_OK;
+}
+
+static int find_and_join(rille_listener *l, char *message, size_t size) {
+  rille_group *group = rille_team_group(l->loop->team, l->options.group);
+  return group ? join(l, group, message, size) : say(message, size, RILLE_ERR_NO_MEMORY, "no memory");
 }
 
 rille_listener *rille_listener_open(rille_service *service, const char *url, const rille_listen_options *options,
@@ -143,7 +180,8 @@ rille_listener *rille_listener_open(rille_service *service, const char *url, con
   l->options = *options;
   char why[256];
   *err = rille_address_parse(url, &l->address, why, sizeof why);
-  if (*err >= 0) *err = open_socket(l, why, sizeof why);
+  bool is_shared = l->loop->team && options->group;
+  if (*err >= 0) *err = is_shared ? find_and_join(l, why, sizeof why) : open_socket(l, false, true, why, sizeof why);
   if (*err < 0) {
     say(message, message_size, *err, "cannot listen on %s: %s", url, why);
     free(l);
@@ -168,9 +206,11 @@ static void disarm(rille_listener *l) {
 }
 
 void rille_listener_arm(rille_listener *l) {
-  if (l->is_armed || l->is_closed) return;
+  if (l->is_armed || l->is_closed || l->fd < 0) return;
   uint64_t data = (uint64_t)RILLE_TAG_LISTENER << 56 | (uint64_t)(uintptr_t)l; /* user addresses have 47 bits */
-  l->is_armed = rille_poller_add(&l->loop->poller, l->fd, EPOLLIN, data) == RILLE_OK;
+  bool is_shared = l->group && l->group->accept == RILLE_ACCEPT_SHARED && l->group->count > 1;
+  uint32_t events = EPOLLIN | (is_shared ? (uint32_t)EPOLLEXCLUSIVE : 0); /* one loop wakes for a connection, not all */
+  l->is_armed = rille_poller_add(&l->loop->poller, l->fd, events, data) == RILLE_OK;
 }
 
 static void back_off(rille_listener *l, int error_number) {
@@ -185,8 +225,12 @@ static void back_off(rille_listener *l, int error_number) {
             reason(error_number), l->retry_ms);
 }
 
+static uint32_t load(const rille_listener *l) {
+  return l->group ? rille_group_load(l->group) : l->service->connections;
+}
+
 static bool is_full(rille_listener *l) {
-  if (!l->options.max_connections || l->service->connections < l->options.max_connections) return false;
+  if (!l->options.max_connections || load(l) < l->options.max_connections) return false;
   if (!l->is_full) {
     char address[RILLE_ADDRESS_TEXT_MAX];
     rille_listener_address(l, address, sizeof address);
@@ -197,6 +241,31 @@ static bool is_full(rille_listener *l) {
   l->loop->listeners_wait = true;
   disarm(l);
   return true;
+}
+
+/* fd becomes a connection of this loop; false: there is no memory, and fd is closed. */
+static bool serve(rille_listener *l, int fd, const rille_peer *peer) {
+  rille_conn *c = rille_conn_new(l->loop, l->service, fd, true);
+  if (!c) {
+    close(fd);
+    if (l->group) rille_group_left(l->group, l->loop);
+    return false;
+  }
+  c->peer = *peer;
+  c->group = l->group;
+  l->loop->accepted++;
+  rille_conn_start(c);
+  return true;
+}
+
+void rille_listener_receive(rille_listener *l, int fd, const rille_peer *peer) {
+  if (!serve(l, fd, peer)) RILLE_LOG(RILLE_LOG_WARN, "no memory for a connection: closed");
+}
+
+static bool hand_on(rille_listener *l, int fd, const rille_peer *peer) {
+  if (!l->group || l->group->accept != RILLE_ACCEPT_BALANCED || l->loop->is_stopping) return false;
+  rille_listener *to = rille_group_pick(l->group, l, peer);
+  return to != l && rille_group_hand(l->group, to, fd, peer);
 }
 
 /* false: nothing more to accept now */
@@ -220,17 +289,13 @@ static bool accept_one(rille_listener *l) {
     }
   }
   l->retry_ms = 0;
-  rille_conn *c = rille_conn_new(l->loop, l->service, fd, true);
-  if (!c) {
-    close(fd);
-    back_off(l, ENOMEM);
-    return false;
-  }
-  if (l->address.family == AF_UNIX) c->peer.family = AF_UNIX; /* a client's own name is of no use here */
-  else rille_peer_from_sockaddr(&c->peer, (struct sockaddr *)&storage, length);
-  l->loop->accepted++;
-  rille_conn_start(c);
-  return true;
+  rille_peer peer = {.family = AF_UNIX}; /* a client's own name is of no use here */
+  if (l->address.family != AF_UNIX) rille_peer_from_sockaddr(&peer, (struct sockaddr *)&storage, length);
+  if (hand_on(l, fd, &peer)) return true;
+  if (l->group) rille_group_came(l->group, l->loop);
+  if (serve(l, fd, &peer)) return true;
+  back_off(l, ENOMEM);
+  return false;
 }
 
 void rille_listener_accept(rille_listener *l) {
@@ -245,8 +310,9 @@ uint64_t rille_listener_revive(rille_loop *loop, uint64_t now_ms) {
   loop->listeners_wait = false;
   for (rille_listener *l = loop->listeners; l; l = l->next) {
     if (l->is_closed || l->is_armed || !loop->is_open) continue;
-    if (l->is_full && l->service->connections >= l->options.max_connections) {
-      loop->listeners_wait = true; /* bury wakes it */
+    if (l->is_full && load(l) >= l->options.max_connections) {
+      loop->listeners_wait = true; /* a connection of this loop that goes wakes it; one of another does not */
+      if (l->group && now_ms + FULL_RECHECK_MS < next) next = now_ms + FULL_RECHECK_MS;
       continue;
     }
     if (l->retry_ms && now_ms < l->retry_at_ms) {
@@ -270,9 +336,13 @@ void rille_listener_close(rille_listener *l) {
 void rille_listener_shut(rille_listener *l) {
   if (l->is_closed) return;
   disarm(l);
-  close(l->fd);
-  l->fd = -1;
   l->is_closed = true;
+  bool is_last = !l->group || atomic_fetch_sub(&l->group->open, 1) == 1;
+  bool is_shared = l->group && l->group->accept == RILLE_ACCEPT_SHARED;
+  if (l->fd >= 0 && (is_last || !is_shared)) close(l->fd);
+  l->fd = -1;
+  if (l->group && l == l->group->members[0]) atomic_store(&l->group->is_accepting, false);
+  if (!is_last) return;
   struct stat info;
   if (has_path(&l->address) && stat(unix_name(&l->address)->sun_path, &info) == 0 && info.st_dev == l->device &&
       info.st_ino == l->inode) {
@@ -282,9 +352,17 @@ void rille_listener_shut(rille_listener *l) {
 
 void rille_listener_drain(rille_listener *l) {
   if (l->is_closed) return;
-  for (int i = 0; i < RILLE_ACCEPT_LAST && !is_full(l) && accept_one(l); i++) {
+  for (int i = 0; i < RILLE_ACCEPT_LAST && l->fd >= 0 && !is_full(l) && accept_one(l); i++) {
   }
   rille_listener_shut(l);
+}
+
+bool rille_listener_may_receive(const rille_loop *loop) {
+  for (const rille_listener *l = loop->listeners; l; l = l->next) {
+    if (!l->group || l->group->accept != RILLE_ACCEPT_BALANCED) continue;
+    if (atomic_load(&l->group->is_accepting)) return true;
+  }
+  return false;
 }
 
 void rille_listener_sweep(rille_loop *loop, bool held_too) {

@@ -6,6 +6,7 @@
 #define RILLE_LISTENER_H
 
 #include "address.h"
+#include "group.h"
 #include "state.h"
 
 #include <stdbool.h>
@@ -23,6 +24,7 @@ struct rille_listener {
   rille_listener *next; /* of the loop */
   rille_loop *loop;
   rille_service *service;
+  rille_group *group; /* borrowed; NULL: the address is this loop's alone */
   rille_address address;
   rille_listen_options options;
   int fd;
@@ -38,6 +40,8 @@ struct rille_listener {
 
 void rille_listener_arm(rille_listener *l);
 void rille_listener_accept(rille_listener *l);
+/* A connection that another member of the group has accepted. */
+void rille_listener_receive(rille_listener *l, int fd, const rille_peer *peer);
 /* A connection of the service went, or the back-off is over: accept again where that was the reason. Returns when to look again, in
  * ms, or UINT64_MAX. */
 uint64_t rille_listener_revive(rille_loop *loop, uint64_t now_ms);
@@ -45,6 +49,8 @@ uint64_t rille_listener_revive(rille_loop *loop, uint64_t now_ms);
 void rille_listener_drain(rille_listener *l);
 /* close for the loop's sake, whoever holds it */
 void rille_listener_shut(rille_listener *l);
+/* Whether another loop may still hand it a connection. */
+bool rille_listener_may_receive(const rille_loop *loop);
 /* free what is closed and not held, or all that is closed; end of an event batch */
 void rille_listener_sweep(rille_loop *loop, bool held_too);
 

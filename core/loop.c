@@ -6,11 +6,13 @@
 #include "http.h"
 #include "listener.h"
 #include "log.h"
+#include "team.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -46,11 +48,12 @@ static void update_clock(rille_loop *loop) {
 /* ---- life ------------------------------------------------------------------------------------------------------ */
 
 rille_loop *rille_loop_new(uint32_t id, int *err) {
-  rille_loop *loop = calloc(1, sizeof *loop);
+  rille_loop *loop = aligned_alloc(_Alignof(rille_loop), sizeof *loop);
   if (!loop) {
     *err = RILLE_ERR_NO_MEMORY;
     return NULL;
   }
+  memset(loop, 0, sizeof *loop);
   loop->id = id;
   loop->free_slot = UINT32_MAX;
   loop->watch_free = UINT32_MAX;
@@ -70,6 +73,7 @@ rille_loop *rille_loop_new(uint32_t id, int *err) {
   *err = loop->wake_fd < 0
              ? rille_err_from_errno(errno)
              : rille_poller_add(&loop->poller, loop->wake_fd, EPOLLIN, rille_poller_data(RILLE_TAG_WAKE, 0, 0));
+  if (*err >= 0) *err = rille_mailbox_init(&loop->mailbox, loop->wake_fd);
   if (*err < 0) {
     rille_poller_close(&loop->poller);
     if (loop->wake_fd >= 0) close(loop->wake_fd);
@@ -82,6 +86,7 @@ rille_loop *rille_loop_new(uint32_t id, int *err) {
 
 void rille_loop_free(rille_loop *loop) {
   rille_control_remove(loop);
+  rille_mailbox_close(&loop->mailbox);
   for (rille_listener *l = loop->listeners; l; l = l->next) rille_listener_shut(l);
   rille_listener_sweep(loop, true);
   for (uint32_t slot = 0; slot < loop->slab_count * RILLE_CONN_SLAB; slot++) {
@@ -163,11 +168,27 @@ static void dump(const rille_loop *loop) {
   rille_log_write(RILLE_LOG_INFO, 0, NULL, "state", 5, fields, COUNT);
 }
 
+/* Mail beyond a batch waits for the next turn, behind what the sockets have. */
+static void take_mail(rille_loop *loop) {
+  rille_message m;
+  for (int i = 0; i < RILLE_MAILBOX_BATCH && rille_mailbox_take(&loop->mailbox, &m); i++) m.deliver(loop, &m);
+  loop->has_mail = rille_mailbox_has_mail(&loop->mailbox);
+}
+
+static void accept_from_now(rille_loop *loop) {
+  if (loop->is_stopping) return;
+  loop->is_open = true;
+  for (rille_listener *l = loop->listeners; l; l = l->next) rille_listener_arm(l);
+}
+
 static void hear(rille_loop *loop) {
   uint64_t count;
   if (read(loop->wake_fd, &count, sizeof count) < 0) return;
+  rille_mailbox_hear(&loop->mailbox);
+  if (!loop->has_mail) take_mail(loop); /* else the turn does */
   uint32_t asked = atomic_exchange(&loop->asked, 0);
   if (asked & RILLE_ASK_DUMP) dump(loop);
+  if (asked & RILLE_ASK_OPEN) accept_from_now(loop);
   if (asked & RILLE_ASK_STOP_NOW) rille_loop_stop(loop, 0);
   else if (asked & RILLE_ASK_STOP) rille_loop_stop(loop, loop->drain_ms);
 }
@@ -290,7 +311,7 @@ static int wait_ms(rille_loop *loop) {
     const rille_state *state = loop->states[i];
     if (state->runnable || state->ready.count > 0 || state->later.count > 0) return 0;
   }
-  if (loop->dirty) return 0;
+  if (loop->dirty || loop->has_mail) return 0;
   if (loop->worked && !loop->tick_at_ms) loop->tick_at_ms = now_ms(loop) + TICK_MS;
   uint64_t next = sooner(rille_wheel_next(&loop->wheel), rille_wheel_next(&loop->task_wheel));
   next = sooner(next, revive_at_ms);
@@ -324,8 +345,10 @@ static void wait(rille_loop *loop) {
     collect(loop, false);
   }
   if (loop->dirty) timeout = 0; /* a finalizer closed a connection */
+  if (sleeps) atomic_store_explicit(&loop->busy_since, 0, memory_order_relaxed);
   rille_poller_wait(&loop->poller, timeout);
   update_clock(loop);
+  atomic_store_explicit(&loop->busy_since, loop->now_ns, memory_order_relaxed);
   if (sleeps) loop->slept_ns = loop->now_ns;
 }
 
@@ -342,6 +365,7 @@ static void turn(rille_loop *loop) {
   loop->turn++;
   for (uint32_t i = 0; i < loop->state_count; i++) rille_state_begin_turn(loop->states[i]);
   int done = 0;
+  if (loop->has_mail) take_mail(loop);
   run_chunk(loop, &done, true);
   while (done < loop->poller.ready) run_chunk(loop, &done, false);
   run_timers(loop); /* after the reads: what has just spoken is not idle */
@@ -383,7 +407,7 @@ int rille_loop_thread_start(rille_loop *loop) {
   if (error_number) return rille_err_from_errno(error_number);
   loop->has_thread = true;
   char name[16];
-  snprintf(name, sizeof name, "rille-loop-%u", loop->id);
+  snprintf(name, sizeof name, "rille-loop-%u", loop->id % 1000);
   pthread_setname_np(loop->thread, name);
   return RILLE_OK;
 }
@@ -398,8 +422,8 @@ int rille_loop_thread_join(rille_loop *loop) {
 int rille_loop_open(rille_loop *loop) {
   if (loop->starting > 0) loop->starting--;
   if (loop->is_stopping || loop->starting > 0) return (int)loop->starting;
-  loop->is_open = true;
-  for (rille_listener *l = loop->listeners; l; l = l->next) rille_listener_arm(l);
+  if (loop->team) rille_team_started(loop->team);
+  else accept_from_now(loop);
   return 0;
 }
 

@@ -9,7 +9,9 @@
 #define RILLE_LOOP_H
 
 #include "block.h"
+#include "group.h"
 #include "conn.h"
+#include "mailbox.h"
 #include "poller.h"
 #include "state.h"
 #include "timer.h"
@@ -19,7 +21,6 @@
 #include <stdbool.h>
 
 enum {
-  RILLE_LOOP_MAX = 256,
   RILLE_LOOP_STATES_MAX = 64,
   RILLE_LOOP_CHUNK = 16,              /* ready descriptors between two dispatches, ... */
   RILLE_LOOP_CHUNK_BYTES = 128 << 10, /* ... or so much input: it is still in the cache when handlers look at it */
@@ -49,6 +50,7 @@ struct rille_loop {
   /* immutable after init */
   uint32_t id; /* 1.. */
   int wake_fd;
+  rille_team *team; /* NULL: it runs alone */
   pthread_t thread; /* of rille_loop_thread_start */
   bool has_thread;
 
@@ -114,11 +116,15 @@ struct rille_loop {
   double bytes_in;
   double bytes_out;
 
+  bool has_mail; /* more than was taken in this turn */
+
   /* any thread, atomic */
-  _Atomic uint32_t asked; /* enum rille_ask bits */
+  _Atomic uint32_t asked;      /* enum rille_ask bits */
+  _Atomic uint64_t busy_since; /* ns of the clock when the turn began; 0: it waits */
+  rille_mailbox mailbox;
 };
 
-enum rille_ask { RILLE_ASK_STOP = 1, RILLE_ASK_STOP_NOW = 2, RILLE_ASK_DUMP = 4 };
+enum rille_ask { RILLE_ASK_STOP = 1, RILLE_ASK_STOP_NOW = 2, RILLE_ASK_DUMP = 4, RILLE_ASK_OPEN = 8 };
 
 /* any thread: set bits of enum rille_ask and wake the loop */
 void rille_loop_ask(rille_loop *loop, uint32_t bits);

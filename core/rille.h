@@ -162,6 +162,7 @@ int rille_linkbuffer_write_varint(rille_linkbuffer *b, uint64_t value);
 /* ---- loop ------------------------------------------------------------------------------------------------------ */
 
 typedef struct rille_loop rille_loop;
+typedef struct rille_team rille_team;
 typedef struct rille_state rille_state;
 typedef struct rille_service rille_service;
 typedef struct rille_conn rille_conn;
@@ -221,6 +222,8 @@ double rille_time(void);                                     /* seconds since 19
 void rille_loop_stats_read(const rille_loop *loop, rille_loop_stats *out);
 /* loop thread: a state has started; when all have, the listeners accept. Returns the states that are still to start. */
 int rille_loop_open(rille_loop *loop);
+/* loop thread: begin to stop, with all loops of its team; drain_ms as below */
+void rille_loop_shutdown(rille_loop *loop, double drain_ms);
 /* loop thread: begin to stop; connections have drain_ms (below 0: what rille_loop_set_drain said) to finish */
 void rille_loop_stop(rille_loop *loop, double drain_ms);
 int rille_loop_is_stopping(const rille_loop *loop);
@@ -231,6 +234,17 @@ void rille_loop_exit(rille_loop *loop, int status);
 /* how long one connection may be served in a turn while others wait */
 void rille_loop_set_budget(rille_loop *loop, double ms);
 void rille_loop_set_drain(rille_loop *loop, double ms);
+
+/* The loops of a server, 1 .. 256. owned; NULL with *err. Any thread */
+rille_team *rille_team_new(uint32_t count, int *err);
+/* borrowed; loop 1 .. count */
+rille_loop *rille_team_loop(rille_team *team, uint32_t id);
+/* a thread for each loop, until all have stopped: the first status that is not 0, or a negative enum rille_err */
+int rille_team_run(rille_team *team);
+/* with its loops and their states; none may run */
+void rille_team_free(rille_team *team);
+/* processors this process may use: affinity and the quota of its cgroup */
+int rille_cpu_count(void);
 
 /* Signals, process limits: one control thread a process. start blocks the signals in the calling thread (and the threads it
  * makes), so that the control thread gets them; stop undoes it. */
@@ -289,9 +303,24 @@ int rille_service_set(rille_service *service, int setting, double value);
 
 /* ---- listener -------------------------------------------------------------------------------------------------- */
 
+enum rille_accept {
+  RILLE_ACCEPT_SHARED,    /* one socket in the poller of every loop */
+  RILLE_ACCEPT_REUSEPORT, /* a socket for each loop; TCP only */
+  RILLE_ACCEPT_BALANCED   /* the first loop accepts and hands on */
+};
+
+enum rille_balance {
+  RILLE_BALANCE_ROUND_ROBIN,
+  RILLE_BALANCE_RANDOM,
+  RILLE_BALANCE_LEAST_CONNECTIONS,
+  RILLE_BALANCE_SOURCE_HASH /* of the peer's address: one address, one loop */
+};
+
 typedef struct rille_listen_options {
-  int backlog; /* 0: the system's maximum */
-  int reuseport;
+  int backlog;    /* 0: the system's maximum */
+  uint32_t group; /* the address of a team that loops share: the same number in each of them; 0: this loop's alone */
+  int accept;     /* enum rille_accept, of a group */
+  int balance;    /* enum rille_balance, of RILLE_ACCEPT_BALANCED */
   int ipv6_only;
   int receive_buffer, send_buffer; /* bytes, 0: the system's */
   uint32_t max_connections;        /* 0: none */

@@ -224,8 +224,8 @@ describe("the command rille", function()
     it("says in a line which value is wrong", function()
       local echo = server.write("echo.lua", ECHO)
       assert_failure('^rille: %-%-listen: bad address "tpc://127.0.0.1:1": unknown scheme', "run", echo, "--listen", "tpc://127.0.0.1:1")
-      assert_failure("^rille: %-%-loops: this version runs one loop per process; set loops = 1\n$",
-        "run", echo, "--listen", ":0", "--loops", "4")
+      assert_failure('^rille: %-%-loops: got 400; expected a whole number from 1 to 256, or "auto"\n$',
+        "run", echo, "--listen", ":0", "--loops", "400")
       assert_failure('^rille: %-%-log%-level: got "loud"; expected "debug"', "run", echo, "--listen", ":0", "--log-level", "loud")
       assert_failure("^rille: option 'verbose': expected key=value\n$", "run", echo, "--listen", ":0", "--", "verbose")
       assert_failure("^rille: cannot open no.lua: No such file or directory\n$", "run", "--conf", "no.lua")

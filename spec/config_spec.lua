@@ -68,7 +68,7 @@ describe("the configuration", function()
             max_input = 2 ^ 20, high_water = 2 ^ 20, max_connections = 0, head = 16384, target = 8192, headers = 100,
             body = 2 ^ 20, body_rate = 1024, requests = 0,
           },
-          protocol = "stream",
+          protocol = "stream", balance = "round_robin",
           nodelay = true, keepalive = 0, backlog = 0, ipv6_only = false, receive_buffer = 0, send_buffer = 0,
         } },
       }, conf)
@@ -148,10 +148,11 @@ describe("the configuration", function()
       assert.matches("got \"0888\"", problem_in_server('mode = "0888"'))
     end)
 
-    it('loops = "auto" for the one this version runs', function()
-      assert.equal(1, load_text('return { loops = "auto", servers = { { listen = ":0", script = "a" } } }').loops)
-      for _, loops in ipairs { "4", "0", '"many"', "1.5" } do
-        assert.equal("conf/rille.lua:2: loops: this version runs one loop per process; set loops = 1",
+    it('loops = "auto" as the number of processors', function()
+      local cpus = tonumber(io.popen("nproc"):read("*a"))
+      assert.equal(cpus, load_text('return { loops = "auto", servers = { { listen = ":0", script = "a" } } }').loops)
+      for _, loops in ipairs { "257", "0", '"many"', "1.5" } do
+        assert.equal(("conf/rille.lua:2: loops: got %s; expected a whole number from 1 to 256, or \"auto\""):format(loops),
           problem('return { servers = { { listen = ":0", script = "a" } },\nloops = ' .. loops .. " }"))
       end
     end)
@@ -200,7 +201,7 @@ describe("the configuration", function()
       for _, key in ipairs { "workers", "dicts", "control", "user", "reload" } do
         assert.equal(("conf/rille.lua:1: %s: not supported by this version"):format(key), problem("return { " .. key .. " = {} }"))
       end
-      for _, key in ipairs { "tls", "accept", "balance", "reload" } do
+      for _, key in ipairs { "tls", "reload" } do
         assert.equal(("conf/rille.lua:2: servers[1].%s: not supported by this version"):format(key),
           problem_in_server(key .. " = {}"))
       end

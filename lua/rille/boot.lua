@@ -68,10 +68,11 @@ end
 -- ---- servers ---------------------------------------------------------------------------------------------------
 
 -- Bring up the services and listeners of one server. Its hooks and listeners, or nil, message.
-function boot.serve(server, hooks)
+-- groups: the number of its first address among all those of the configuration.
+function boot.serve(server, hooks, groups)
   local listeners, services = {}, {}
   for i, url in ipairs(server.listen) do
-    local ok, l, _, message = pcall(listener.open, services, hooks, url, server)
+    local ok, l, _, message = pcall(listener.open, services, hooks, url, server, groups and groups + i)
     if not ok then l, message = nil, tostring(l) end
     if not l then
       for k = 1, i - 1 do listeners[k]:close() end
@@ -164,9 +165,10 @@ function boot.main(loop_address, state_address, bytes)
     end
     plan.server.codec = module
   end
-  local listeners, why = boot.serve(plan.server, hooks)
+  local listeners, why = boot.serve(plan.server, hooks, plan.groups)
   if not listeners then return nil, why end
-  boot.start_with({ { hooks = hooks, listeners = listeners } }, boot.announcer(plan.banner))
+  local is_first = plan.loop_id == 1 -- the others have the same addresses
+  boot.start_with({ { hooks = hooks, listeners = listeners } }, is_first and boot.announcer(plan.banner) or nil)
   return dispatch.run
 end
 

@@ -17,7 +17,7 @@
 --   mode         permission bits: "0660" or a number
 --   file         a path, relative to the configuration's folder
 --   templates    a package.path; relative ones are relative to the configuration's folder
---   loops        1 or "auto"
+--   loops        a whole number, or "auto"
 --   table        with `keys` of its own
 --   list         of tables with `keys`
 
@@ -92,7 +92,12 @@ local server = {
     about = "permission bits of a unix path, such as `\"0660\"`; without: what the umask leaves" },
   { name = "device", type = "string", min = 1, max = 15,
     about = "the network interface to take connections from, such as `\"eth0\"`" },
-  reserved = { "tls", "accept", "balance", "reload" },
+  { name = "accept", type = "enum", values = { "reuseport", "shared", "balanced" },
+    about = "how connections come to several loops; without: `\"reuseport\"`, for a unix path `\"shared\"`" },
+  { name = "balance", type = "enum", default = "round_robin",
+    values = { "round_robin", "random", "least_connections", "source_hash" },
+    about = "of `accept = \"balanced\"`: which loop gets the next connection" },
+  reserved = { "tls", "reload" },
 }
 
 local log = {
@@ -113,8 +118,8 @@ local limits = {
 
 return {
   top = {
-    { name = "loops", type = "loops", default = 1, min = 1, max = 1,
-      about = "event loops; this version runs one in a process" },
+    { name = "loops", type = "loops", default = 1, min = 1, max = 256,
+      about = "event loops, a thread each; `\"auto\"`: as many as there are processors to use" },
     { name = "drain_timeout", type = "seconds", default = "30s", min = 0, max = TIME_MAX,
       about = "at a shutdown, for connections to finish" },
     { name = "path", type = "templates",

@@ -78,7 +78,7 @@ end
 -- Begin to stop: no further connections; those there are have `timeout` seconds (the configured drain_timeout) to finish.
 function rille.shutdown(timeout)
   local running = state.need_loop("shutdown")
-  C.rille_loop_stop(running, timeout and timer.seconds(timeout, "shutdown") or -1)
+  C.rille_loop_shutdown(running, timeout and timer.seconds(timeout, "shutdown") or -1)
 end
 
 -- The server of `rille run` inside this program: servers = { { listen =, script = function, table, path or module } }, and

@@ -18,6 +18,11 @@ local err_box = ffi.new("int[1]")
 local message_box = ffi.new("char[?]", 512)
 local address_box = ffi.new("char[?]", 512)
 
+local ACCEPT = { shared = C.RILLE_ACCEPT_SHARED, reuseport = C.RILLE_ACCEPT_REUSEPORT, balanced = C.RILLE_ACCEPT_BALANCED }
+local BALANCE = {
+  round_robin = C.RILLE_BALANCE_ROUND_ROBIN, random = C.RILLE_BALANCE_RANDOM,
+  least_connections = C.RILLE_BALANCE_LEAST_CONNECTIONS, source_hash = C.RILLE_BALANCE_SOURCE_HASH,
+}
 -- Of services that speak HTTP: limits, then timeouts.
 local HTTP_LIMITS = {
   head = C.RILLE_SET_HEAD, target = C.RILLE_SET_TARGET, headers = C.RILLE_SET_HEADERS, body = C.RILLE_SET_BODY,
@@ -74,15 +79,22 @@ function M.service(hooks, settings, protocol)
   return service
 end
 
+-- SO_REUSEPORT does not exist for Unix sockets.
+local function default_accept(address)
+  return address:find("^unix:") and "shared" or "reuseport"
+end
+
 -- Listen on url for the hooks. services: by protocol, those that were made already. A Listener, or nil, error, message for
--- people.
-function M.open(services, hooks, url, settings)
+-- people. group: the number of this address among those of the server, which has it on every loop; nil: it is this loop's alone.
+function M.open(services, hooks, url, settings, group)
   local protocol, address = scheme.split(url, settings.protocol)
   local service = services[protocol] or M.service(hooks, settings, protocol)
   services[protocol] = service
   local options = ffi.new("rille_listen_options")
   options.backlog = settings.backlog or 0
-  options.reuseport = settings.reuseport and 1 or 0
+  options.group = group or 0
+  options.accept = ACCEPT[settings.accept or default_accept(address)]
+  options.balance = BALANCE[settings.balance or "round_robin"]
   options.ipv6_only = settings.ipv6_only and 1 or 0
   options.receive_buffer = settings.receive_buffer or 0
   options.send_buffer = settings.send_buffer or 0

@@ -17,11 +17,15 @@ local server = {}
 local err_box = ffi.new("int[1]")
 local message_box = ffi.new("char[?]", 4096)
 
+local function set_up(loop, conf)
+  C.rille_loop_set_drain(loop, conf.drain_timeout * 1000)
+  C.rille_loop_set_budget(loop, conf.limits.turn_time * 1000)
+end
+
 local function new_loop(conf)
   local loop = C.rille_loop_new(1, err_box)
   if loop == nil then return nil, ("cannot make a loop: %s"):format(errors.text[-err_box[0]]) end
-  C.rille_loop_set_drain(loop, conf.drain_timeout * 1000)
-  C.rille_loop_set_budget(loop, conf.limits.turn_time * 1000)
+  set_up(loop, conf)
   return loop
 end
 
@@ -43,31 +47,46 @@ local function banner_of(conf)
   return conf.log.format ~= "json" and conf.banner or nil
 end
 
-local function plan_of(conf, one)
+local GROUPS = 256 -- addresses of one server
+
+local function plan_of(conf, i, loop_id)
+  local one = conf.servers[i]
   return {
-    label = label_of(one), generation = 1, loop_id = 1, loop_count = 1, server = one, linger = conf.timeouts.linger,
+    label = label_of(one), generation = 1, loop_id = loop_id, loop_count = conf.loops, server = one,
+    groups = i * GROUPS, linger = conf.timeouts.linger,
     limits = one.limits, is_dev = conf.dev,
     path = (conf.path and conf.path .. ";" or "") .. package.path,
     cpath = (conf.cpath and conf.cpath .. ";" or "") .. package.cpath,
   }
 end
 
--- Every state built and proven, its listeners bound but not accepting. The loop, or nil, message: nothing is left then.
-function server.build(conf)
-  local loop, message = new_loop(conf)
-  if not loop then return nil, message end
-  for i, one in ipairs(conf.servers) do
-    local plan = plan_of(conf, one)
-    plan.banner = i == #conf.servers and banner_of(conf) or nil
+-- The states of one loop, a server each. True, or nil, message.
+local function build_states(loop, loop_id, conf)
+  for i = 1, #conf.servers do
+    local plan = plan_of(conf, i, loop_id)
+    plan.banner = loop_id == 1 and i == #conf.servers and banner_of(conf) or nil
     local bytes = require("string.buffer").encode(plan)
     local handle = C.rille_state_new(loop, 1, plan.label, boot.source(), bytes, #bytes, message_box, 4096)
-    if handle == nil then
-      message = ffi.string(message_box)
-      C.rille_loop_free(loop)
+    if handle == nil then return nil, ffi.string(message_box) end
+  end
+  return true
+end
+
+-- Every state of every loop built and proven, its listeners bound but not accepting. The team, or nil, message: nothing is left
+-- then.
+function server.build(conf)
+  local team = C.rille_team_new(conf.loops, err_box)
+  if team == nil then return nil, ("cannot make %d loops: %s"):format(conf.loops, errors.text[-err_box[0]]) end
+  for id = 1, conf.loops do
+    local loop = C.rille_team_loop(team, id)
+    set_up(loop, conf)
+    local ok, message = build_states(loop, id, conf)
+    if not ok then
+      C.rille_team_free(team)
       return nil, message
     end
   end
-  return loop
+  return team
 end
 
 -- Run until a signal or rille.shutdown ends it. The exit status, or nil, message when it did not start.
@@ -77,17 +96,16 @@ function server.run(conf)
   if not ok then return nil, message end
   local code = C.rille_control_start()
   if code ~= 0 then return nil, ("cannot start the control thread: %s"):format(errors.text[-code]) end
-  local loop
-  loop, message = server.build(conf)
-  if not loop then
+  local team
+  team, message = server.build(conf)
+  if not team then
     C.rille_control_stop()
     return nil, message
   end
-  code = C.rille_loop_thread_start(loop)
-  local status = code == 0 and C.rille_loop_thread_join(loop) or nil
-  C.rille_loop_free(loop)
+  local status = C.rille_team_run(team)
+  C.rille_team_free(team)
   C.rille_control_stop()
-  if code ~= 0 then return nil, ("cannot start a loop thread: %s"):format(errors.text[-code]) end
+  if status < 0 then return nil, ("cannot start a loop thread: %s"):format(errors.text[-status]) end
   server.say_goodbye()
   return status
 end
@@ -155,8 +173,28 @@ local function run_here(conf, label, setup)
   return status
 end
 
+-- A function belongs to the Lua state it was made in, and each loop has its own: what is wrong then, or nil.
+local function need_paths(conf)
+  for i, one in ipairs(conf.servers) do
+    if type(one.script) ~= "string" then
+      return ("rille.run: servers[%d].script: got a %s; with %d loops expected a path or a module name"):format(
+        i, type(one.script), conf.loops)
+    end
+  end
+end
+
+local function run_loops(conf)
+  local problem = need_paths(conf)
+  if problem then return nil, problem end
+  local status, message = server.run(conf)
+  if not status then return nil, message end
+  if status ~= 0 then return nil, "not started: see the log" end
+  return true
+end
+
 -- rille.run: servers whose script may be a function or a table of hooks. True after a shutdown, or nil, message.
 function server.run_inside(conf)
+  if conf.loops > 1 then return run_loops(conf) end
   local status, message = run_here(conf, "app@1", function()
     local served = {}
     for i, one in ipairs(conf.servers) do

@@ -33,13 +33,14 @@ local SIGALRM, EINTR = 14, 4
 local function load_here(settings)
   local C, server = require "rille.core", require "rille.server"
   ffi.C.rille_check_alarm(LOAD_TIME_MAX)
-  local ok, loop, message = pcall(server.build, settings)
-  if not ok then loop, message = nil, loop end
-  if not loop then
+  settings.loops = 1 -- one loads what each would
+  local ok, team, message = pcall(server.build, settings)
+  if not ok then team, message = nil, team end
+  if not team then
     io.stderr:write("rille: ", tostring(message), "\n")
     ffi.C.rille_check_exit(1)
   end
-  C.rille_loop_free(loop)
+  C.rille_team_free(team)
   io.stdout:flush()
   ffi.C.rille_check_exit(0)
 end

@@ -14,7 +14,7 @@ installed), or one script at the given addresses. What follows -- reaches the sc
   --conf FILE         the configuration
   --listen URL        tcp://HOST:PORT (port 0: any free one), HOST:PORT, :PORT, unix:///PATH, unix:@NAME
   --dev               for developers: log level debug
-  --loops N           event loops; this version runs 1
+  --loops N           event loops, 1 to 256; auto: as many as there are processors
   --log-level LEVEL   debug, info, warn, error or off
   --log-format FORMAT logfmt or json
 

@@ -112,9 +112,10 @@ function types.enum(value, path, entry)
   refuse(path, value, quoted_list(entry.values))
 end
 
-function types.loops(value, path)
-  if value == 1 or value == "auto" then return 1 end
-  fail(path, "this version runs one loop per process; set loops = 1")
+function types.loops(value, path, entry)
+  if value == "auto" then return require("rille.core").rille_cpu_count() end
+  if type(value) == "number" and value % 1 == 0 and in_bounds(value, entry, tonumber) then return value end
+  refuse(path, value, ('a whole number from %d to %d, or "auto"'):format(entry.min, entry.max))
 end
 
 -- "0660" is octal, as chmod has it; a number is what Lua makes of it.

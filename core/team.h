@@ -1,0 +1,33 @@
+/*
+ * team: the loops of one server, and the addresses they listen on together. Made and freed by the thread that starts the server; the
+ * loops only read it, apart from what is marked atomic.
+ */
+#ifndef RILLE_TEAM_H
+#define RILLE_TEAM_H
+
+#include "group.h"
+#include "loop.h"
+
+enum { RILLE_GROUPS_MAX = 1024 };
+
+struct rille_team {
+  /* immutable after init */
+  uint32_t count;
+  rille_loop *loops[RILLE_LOOP_MAX];
+
+  /* the thread that builds, before the loops run */
+  rille_group *groups[RILLE_GROUPS_MAX];
+  uint32_t group_count;
+
+  /* any thread, atomic */
+  _Atomic uint32_t starting; /* loops whose on_start has not returned */
+};
+
+/* The group of that number, made when it is not there yet; NULL when there is no memory or no room. */
+rille_group *rille_team_group(rille_team *team, uint32_t id);
+/* loop thread: every state of the loop has started. When that is so for all of them, all accept. */
+void rille_team_started(rille_team *team);
+/* any thread: every loop begins to stop; drain_ms below 0: what each was set to */
+void rille_team_stop(rille_team *team, double drain_ms);
+
+#endif
