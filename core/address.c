@@ -291,14 +291,14 @@ static int parse(const request *r, rille_address *out) {
       return refuse(r, RILLE_ERR_BAD_ADDRESS, "two slashes are missing; expected %s://host:port", s->name);
     }
     if (s->family < 0) {
-      return refuse(r, RILLE_ERR_NOT_SUPPORTED, "the scheme %s is not supported yet; use tcp, tcp4, tcp6 or unix",
+      return refuse(r, RILLE_ERR_NOT_SUPPORTED, "the scheme %s is not supported yet; use http, tcp, tcp4, tcp6 or unix",
                     s->name);
     }
     return parse_tcp(r, colon + 3, s->family, out);
   }
   if (has_slashes) {
     return refuse(r, RILLE_ERR_BAD_ADDRESS,
-                  "unknown scheme; expected tcp, tcp4, tcp6 or unix (udp, tls, http, https, ws "
+                  "unknown scheme; expected http, tcp, tcp4, tcp6 or unix (udp, tls, https, ws "
                   "and wss are not supported yet)");
   }
   return parse_tcp(r, r->url, AF_UNSPEC, out);

@@ -360,6 +360,7 @@ bool rille_conn_stop(rille_conn *c, bool force) {
   if (!(c->flags & (RILLE_CONN_SERVED | RILLE_CONN_CLOSING))) return false;
   bool is_quiet = c->tasks == 0 && !(c->flags & (RILLE_CONN_BUSY | RILLE_CONN_OPENING));
   bool is_waiting = c->flags & RILLE_CONN_READER && !(c->flags & RILLE_CONN_WOKEN);
+  if (c->is_http && c->http) return true; /* a request is under way, even if nothing of its body is here */
   if ((is_quiet || is_waiting) && rille_conn_input_len(c) == 0 && !(c->flags & RILLE_CONN_CLOSING)) {
     if (!c->reason) c->reason = RILLE_ERR_SHUTDOWN;
     rille_conn_close(c);

@@ -121,7 +121,7 @@ int rille_conn_read(rille_conn *c, double max, rille_slice *out) {
 int rille_conn_read_until(rille_conn *c, const char *delim, size_t delim_size, double max, double *scan,
                           rille_slice *out) {
   if (delim_size == 0 || !(max >= 1)) return RILLE_ERR_INVALID;
-  if (c->flags & RILLE_CONN_READER) return RILLE_ERR_BUSY;
+  if (c->flags & RILLE_CONN_READER || c->is_http) return RILLE_ERR_BUSY;
   rille_linkbuffer *in = rille_conn_input(c);
   if (!in) return RILLE_ERR_NO_MEMORY;
   double at = rille_linkbuffer_index_of(in, delim, delim_size, *scan);
@@ -232,6 +232,8 @@ void rille_conn_pause(rille_conn *c, int paused) {
   else c->flags &= ~(uint32_t)RILLE_CONN_PAUSED;
   rille_conn_mark_dirty(c);
 }
+
+int rille_conn_is_http(const rille_conn *c) { return c->is_http; }
 
 int rille_conn_is_active(const rille_conn *c) {
   return c->fd >= 0 && !c->error &&

@@ -93,6 +93,7 @@ void rille_loop_check_stop(rille_loop *loop) {
   uint64_t now = loop->clock_ms;
   bool is_late = now >= loop->drain_at_ms;
   if (!is_late && now < loop->drain_look_ms && loop->conn_count > 0) return;
+  if (!is_late && loop->poller.ready == loop->poller.capacity) return; /* who has spoken may not have been read yet */
   loop->drain_look_ms = now + DRAIN_RECHECK_MS;
   uint32_t left = loop->conn_count > 0 ? stop_connections(loop, false) : 0;
   if (is_late && left > 0 && loop->is_draining) {

@@ -231,6 +231,7 @@ static int take_head(rille_conn *c, rille_http *http) {
   http->keep_alive = head->keep_alive && ++c->requests != settings->requests;
   if (head->is_chunked) rille_http_chunk_init(&http->chunk);
   if (head->method == RILLE_HTTP_CONNECT && !settings->has_tunnel) return -501;
+  if (head->method == RILLE_HTTP_CONNECT && !rille_http_is_over(http)) return -400; /* it would go into the tunnel */
   if (settings->body > 0 && head->content_length > settings->body) return -413;
   return head->path_is_plain ? 0 : decode_path(http);
 }
@@ -299,6 +300,7 @@ int rille_http_begin(rille_conn *c) {
     rille_conn_settle(c);
     return 0;
   }
+  if (rille_conn_output_len(c) > c->high_water) return 3;
   c->tasks++;
   c->loop->messages++;
   return c->http->head.method == RILLE_HTTP_CONNECT ? 2 : 1;
@@ -315,6 +317,14 @@ static void rest(rille_conn *c) {
   if (c->fd < 0 || c->flags & (RILLE_CONN_EOF | RILLE_CONN_CLOSING)) rille_conn_settle(c);
 }
 
+/* A task that the handler left behind still waits for the body. It is told first; true when there was one. */
+static bool dismiss_reader(rille_conn *c) {
+  if (!(c->flags & RILLE_CONN_READER)) return false;
+  if (!(c->flags & RILLE_CONN_WOKEN)) rille_state_emit(c->state, RILLE_EVENT_READ, c->slot, 0);
+  c->flags &= ~(uint32_t)(RILLE_CONN_READER | RILLE_CONN_WOKEN);
+  return true;
+}
+
 int rille_http_done(rille_conn *c) {
   rille_http *http = c->http;
   if (!c->is_http) return leave_http(c);
@@ -322,19 +332,21 @@ int rille_http_done(rille_conn *c) {
   bool goes_on = http && !(c->flags & RILLE_CONN_CLOSING) && c->fd >= 0;
   if (goes_on) {
     rille_http_answer_end(c);
-    if (!http->keep_alive) {
-      if (!rille_http_is_over(http)) c->wants_linger = true;
+    if (!http->keep_alive || c->flags & RILLE_CONN_SHUT) {
       rille_conn_close(c);
       goes_on = false;
     }
   }
   if (!goes_on) {
+    /* the client is in the middle of something: what it has still to send must not reset the answer away */
+    if (http && (!rille_http_is_over(http) || rille_conn_input_len(c) > 0)) c->wants_linger = true;
     rille_http_drop(c);
     rille_conn_release_input(c);
     rest(c);
     return 0;
   }
   let_go(c->loop, http);
+  bool has_reader = dismiss_reader(c);
   if (!rille_http_is_over(http)) {
     http->phase = RILLE_HTTP_DISCARDING;
     http->since_ms = c->loop->now_ms;
@@ -354,7 +366,7 @@ int rille_http_done(rille_conn *c) {
   } else {
     start(http, c->loop->now_ms);
     if (rille_http_arrived(c)) {
-      if (!rille_conn_over_budget(c)) return 1;
+      if (!has_reader && !rille_conn_over_budget(c)) return 1;
       rille_state_emit_later(c->state, RILLE_EVENT_REQUEST, c->slot, 0);
       return 0;
     }

@@ -4,6 +4,7 @@
  */
 #include "http.h"
 
+#include "log.h"
 #include "loop.h"
 
 #include <stdio.h>
@@ -51,16 +52,20 @@ static void put_status(text *t, int status) {
 static bool status_is_bodiless(int status) { return status == 204 || status == 304; }
 
 static bool is_bodiless(const rille_http *http) {
-  return http->head.method == RILLE_HTTP_HEAD || status_is_bodiless(http->status);
+  return http->head.method == RILLE_HTTP_HEAD || status_is_bodiless(http->status) || http->status == 205;
 }
 
-/* A body that is left when the answer begins may be too much to read off: better said now than found out later. */
+/* The client waits to be asked for the body. When it gets the answer instead, nobody knows whether the body will be sent: RFC 9110
+ * section 10.1.1. */
+static bool is_held_back(const rille_conn *c, const rille_http *http) {
+  if (http->is_continued || rille_http_is_over(http)) return false;
+  return http->head.is_chunked || http->body_left > rille_conn_input_len(c);
+}
+
+/* A body that is left when the whole answer is sent may be too much to read off: better said now than found out later. */
 static void give_up_body(rille_conn *c, rille_http *http) {
-  size_t there = rille_conn_input_len(c);
-  bool is_counted = !http->head.is_chunked;
-  if (rille_http_is_over(http) || (is_counted && http->body_left <= there)) return;
-  if (!http->is_continued) http->keep_alive = false; /* nobody knows whether it will be sent: RFC 9110 section 10.1.1 */
-  if (is_counted && http->body_left > there + RILLE_HTTP_DISCARD_MAX) http->keep_alive = false;
+  bool is_large = !http->head.is_chunked && http->body_left > rille_conn_input_len(c) + RILLE_HTTP_DISCARD_MAX;
+  if (is_large || is_held_back(c, http)) http->keep_alive = false;
 }
 
 /* length: of the body, where framing tells it. 0 or an error. */
@@ -74,6 +79,7 @@ static int put_head(rille_conn *c, rille_http *http, rille_linkbuffer *out, int 
     PUT(&t, "\r\n");
   }
   bool has_length = framing == RILLE_HTTP_WHOLE || framing == RILLE_HTTP_COUNTED;
+  if (http->status == 205) length = 0; /* RFC 9110 section 15.3.6 */
   if (!status_is_bodiless(http->status)) {
     if (!http->has_type && (length > 0 || !has_length)) PUT(&t, "Content-Type: text/plain; charset=utf-8\r\n");
     if (has_length) {
@@ -94,6 +100,11 @@ static int put_head(rille_conn *c, rille_http *http, rille_linkbuffer *out, int 
 }
 
 /* ---- the body -------------------------------------------------------------------------------------------------- */
+
+/* The head is out: the script's mistake, unless the server has answered by itself and closes, which no script foresees. */
+static int too_late(const rille_conn *c) {
+  return c->flags & RILLE_CONN_CLOSING ? rille_conn_ended(c) : RILLE_ERR_BUSY;
+}
 
 /* One of three kinds of bytes. */
 typedef struct piece {
@@ -122,7 +133,7 @@ static int broke(rille_conn *c, int err) {
 static int send_whole(rille_conn *c, const piece *p) {
   rille_http *http = c->http;
   int err = RILLE_OK;
-  if (http->framing != RILLE_HTTP_UNSENT) return RILLE_ERR_BUSY;
+  if (http->framing != RILLE_HTTP_UNSENT) return too_late(c);
   if (p->slice && rille_cell_epoch(p->slice->cell_) != p->slice->epoch_) return RILLE_ERR_EXPIRED;
   rille_linkbuffer *out = rille_conn_output(c, &err);
   if (!out) return err;
@@ -141,6 +152,7 @@ static int begin(rille_conn *c, rille_http *http, rille_linkbuffer *out) {
                 : http->head.minor == 1 ? RILLE_HTTP_CHUNKED
                                         : RILLE_HTTP_UNTIL_CLOSE;
   if (framing == RILLE_HTTP_UNTIL_CLOSE && !is_bodiless(http)) http->keep_alive = false;
+  if (is_held_back(c, http)) http->keep_alive = false;
   int err = put_head(c, http, out, framing, http->answer_left);
   http->framing = (uint8_t)(is_bodiless(http) ? RILLE_HTTP_BODILESS : framing);
   return err;
@@ -157,7 +169,7 @@ static int put_chunk(rille_linkbuffer *out, const piece *p) {
 static int write_piece(rille_conn *c, const piece *p) {
   rille_http *http = c->http;
   int err = RILLE_OK;
-  if (http->framing == RILLE_HTTP_WHOLE) return RILLE_ERR_BUSY;
+  if (http->framing == RILLE_HTTP_WHOLE || http->framing == RILLE_HTTP_UPGRADED) return too_late(c);
   if (p->slice && rille_cell_epoch(p->slice->cell_) != p->slice->epoch_) return RILLE_ERR_EXPIRED;
   rille_linkbuffer *out = rille_conn_output(c, &err);
   if (!out) return err;
@@ -180,7 +192,7 @@ static int write_piece(rille_conn *c, const piece *p) {
 
 int rille_http_open_body(rille_conn *c, double size) {
   rille_http *http = c->http;
-  if (http->framing != RILLE_HTTP_UNSENT) return RILLE_ERR_BUSY;
+  if (http->framing != RILLE_HTTP_UNSENT) return too_late(c);
   http->has_length = true;
   http->answer_left = (uint64_t)size;
   return write_piece(c, &(piece){.size = 0, .bytes = ""});
@@ -240,6 +252,15 @@ void rille_http_answer_error(rille_conn *c, int status, const char *text_of_erro
   send_whole(c, &(piece){.size = size, .bytes = text_of_error}); /* it cannot be told anybody if that does not work */
 }
 
+/* The client sees an answer that ends too early, and knows it for the connection is closed. */
+static void cut_off(rille_conn *c, rille_http *http) {
+  rille_log_context context = {.label = c->state->label, .conn = rille_conn_id(c), .loop = c->loop->id};
+  RILLE_LOG_FOR(RILLE_LOG_WARN, &context,
+                "on_request wrote %llu bytes less than the Content-Length it had set: closing",
+                (unsigned long long)http->answer_left);
+  http->keep_alive = false;
+}
+
 void rille_http_answer_end(rille_conn *c) {
   rille_http *http = c->http;
   int err = RILLE_OK;
@@ -251,7 +272,7 @@ void rille_http_answer_end(rille_conn *c) {
     if (out && rille_linkbuffer_write(out, "0\r\n\r\n", 5) != RILLE_OK) rille_conn_fail(c, RILLE_ERR_NO_MEMORY);
     break;
   case RILLE_HTTP_COUNTED:
-    if (http->answer_left > 0) http->keep_alive = false; /* the client sees an answer that was cut off */
+    if (http->answer_left > 0) cut_off(c, http);
     break;
   default: break;
   }
@@ -261,7 +282,7 @@ int rille_http_upgrade(rille_conn *c, const char *protocol, size_t size) {
   rille_http *http = c->http;
   int err = RILLE_OK;
   bool is_tunnel = http->head.method == RILLE_HTTP_CONNECT;
-  if (http->framing != RILLE_HTTP_UNSENT) return RILLE_ERR_BUSY;
+  if (http->framing != RILLE_HTTP_UNSENT) return too_late(c);
   if (!is_tunnel && (!http->head.wants_upgrade || !rille_http_is_token((const uint8_t *)protocol, size) || size > 64)) {
     return RILLE_ERR_INVALID;
   }

@@ -13,8 +13,11 @@ enum { ROOM_FIRST = 256 };
 
 int rille_http_status(const rille_conn *c) { return c->http->status; }
 
+/* The head is out. That is no mistake of the script's when the server has answered by itself and closes. */
+static int too_late(const rille_conn *c) { return c->flags & RILLE_CONN_CLOSING ? 0 : RILLE_HTTP_TOO_LATE; }
+
 int rille_http_set_status(rille_conn *c, int status) {
-  if (c->http->framing != RILLE_HTTP_UNSENT) return RILLE_HTTP_TOO_LATE;
+  if (c->http->framing != RILLE_HTTP_UNSENT) return too_late(c);
   c->http->status = (uint16_t)status;
   return 0;
 }
@@ -82,15 +85,19 @@ static int set_length(rille_http *http, const char *value, size_t size) {
 int rille_http_set_field(rille_conn *c, const char *name, size_t name_size, const char *value, size_t value_size,
                          int add) {
   rille_http *http = c->http;
-  if (http->framing != RILLE_HTTP_UNSENT) return RILLE_HTTP_TOO_LATE;
+  if (http->framing != RILLE_HTTP_UNSENT) return too_late(c);
   if (!rille_http_is_token((const uint8_t *)name, name_size)) return RILLE_HTTP_BAD_NAME;
   if (value && !rille_http_is_value((const uint8_t *)value, value_size)) return RILLE_HTTP_BAD_VALUE;
   if (IS(name, name_size, "transfer-encoding")) return RILLE_HTTP_OWN_FIELD;
   if (IS(name, name_size, "content-length")) return set_length(http, value, value_size);
   if (IS(name, name_size, "connection")) {
-    if (!value || !IS(value, value_size, "close")) return RILLE_HTTP_OWN_FIELD;
-    http->keep_alive = false;
-    return 0;
+    /* a 426 names what it wants to be upgraded to, and Upgrade goes with this (RFC 9110 section 7.8) */
+    bool is_upgrade = value && IS(value, value_size, "upgrade");
+    if (!is_upgrade && (!value || !IS(value, value_size, "close"))) return RILLE_HTTP_OWN_FIELD;
+    if (!is_upgrade) {
+      http->keep_alive = false;
+      return 0;
+    }
   }
   if (!add) remove_lines(http, name, name_size);
   int flaw = value ? add_line(http, name, name_size, value, value_size) : 0;

@@ -91,23 +91,18 @@ bool rille_http_is_token(const uint8_t *bytes, size_t size) {
   return size > 0 && run_end(bytes, 0, size, IN_TOKEN) == size;
 }
 
-/* The place of the first control character other than HTAB at or behind `at`, or size. Eight bytes at a time. */
+/* The place of the first control character other than HTAB at or behind `at`, or size. Eight bytes at a time: sums of seven bits
+ * never reach the next byte, and the top bit of each tells. */
 static size_t value_end(const uint8_t *bytes, size_t at, size_t size) {
   const uint64_t ones = UINT64_C(0x0101010101010101), tops = ones * 0x80;
-  while (at + 8 <= size) {
+  for (; at + 8 <= size; at += 8) {
     uint64_t word;
     memcpy(&word, bytes + at, 8);
     word = le64toh(word);
-    uint64_t below_space = (word - ones * 0x20) & ~word;
-    uint64_t del = word ^ ones * 0x7f;
-    uint64_t found = (below_space | ((del - ones) & ~del)) & tops; /* exact up to the first hit */
-    if (!found) {
-      at += 8;
-      continue;
-    }
-    at += (size_t)__builtin_ctzll(found) / 8;
-    if (bytes[at] != '\t') return at;
-    at++;
+    uint64_t low = word & ~tops;
+    uint64_t is_visible = low + ones * 0x60, is_not_tab = (low ^ ones * '\t') + ones * 0x7f, is_del = low + ones;
+    uint64_t found = ((~is_visible & is_not_tab) | is_del) & ~word & tops;
+    if (found) return at + (size_t)__builtin_ctzll(found) / 8;
   }
   for (; at < size; at++) {
     if ((bytes[at] < 0x20 && bytes[at] != '\t') || bytes[at] == 0x7f) return at;
@@ -400,6 +395,7 @@ void rille_http_head_init(rille_http_head *head, rille_http_field *fields, uint3
 
 int rille_http_head_decode(rille_http_head *head, const uint8_t *bytes, size_t size, const rille_http_limits *limits) {
   size_t seen = size < limits->head ? size : limits->head;
+  if (seen < head->at) return RILLE_HTTP_PARTIAL;
   int result = RILLE_HTTP_MORE_FIELDS;
   if (head->phase == 0) result = decode_line(head, bytes, seen, limits);
   if (result > 0) result = decode_fields(head, bytes, seen, limits);

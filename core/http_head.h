@@ -88,7 +88,7 @@ enum { RILLE_HTTP_PARTIAL = 0, RILLE_HTTP_MORE_FIELDS = 1 /* never a size: the s
  *   -501  a transfer coding other than chunked, a method longer than any that is defined
  *   -505  HTTP/2.0 and whatever else is not 1.0 or 1.1
  *
- * A further call with the same bytes gives the same result, after an error too.
+ * A further call with the same bytes gives the same result, after an error too; one with fewer than before tells nothing new.
  *
  * Empty lines before the request line are skipped (RFC 9112 section 2.2); they count as part of the head.
  */

@@ -406,6 +406,8 @@ int rille_conn_shutdown(rille_conn *c);
 int rille_conn_detach(rille_conn *c);
 void rille_conn_pause(rille_conn *c, int paused);
 int rille_conn_is_active(const rille_conn *c);
+/* 1: it speaks HTTP/1, and what goes in and out belongs to requests and answers */
+int rille_conn_is_http(const rille_conn *c);
 int rille_conn_set(rille_conn *c, int setting, double value);
 int rille_conn_keepalive(rille_conn *c, int idle_s, int interval_s, int count);
 void rille_conn_trace(rille_conn *c, int on);

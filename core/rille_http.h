@@ -36,14 +36,15 @@ enum rille_http_flaw {
   RILLE_HTTP_BAD_NAME = 1, /* no token */
   RILLE_HTTP_BAD_VALUE,    /* a control character in it */
   RILLE_HTTP_BAD_LENGTH,   /* Content-Length that is no number */
-  RILLE_HTTP_OWN_FIELD,    /* Transfer-Encoding, and Connection but for "close", are the server's */
+  RILLE_HTTP_OWN_FIELD,    /* Transfer-Encoding, and Connection but for "close" and "upgrade", are the server's */
   RILLE_HTTP_TOO_MANY,     /* more than 64 KiB of fields */
   RILLE_HTTP_TOO_LATE      /* the head is out */
 };
 
 /* loop thread; all but begin and done may be called only between these two, on a connection of a service with RILLE_SET_HTTP */
 
-/* on_request starts: 1, or 2 for CONNECT; 0 when it need not any more. It returned: 1 when the next request is there and it is to be called again at once */
+/* on_request starts: 1, or 2 for CONNECT; 0 when it need not any more; 3: not yet, the output is above its high-water mark (park as
+ * rille_conn_wait_output says, then ask again). It returned: 1 when the next request is there and it is to be called again at once */
 int rille_http_begin(rille_conn *c);
 int rille_http_done(rille_conn *c);
 /* on_request raised: 500 with this text as the body (without one: a short sentence) when the head is not out, else the connection is over */

@@ -238,7 +238,7 @@ describe("the configuration", function()
     end)
 
     it("addresses that cannot be listened on", function()
-      assert.matches('^conf/rille.lua:2: servers%[1%].listen: bad address "tpc://127.0.0.1:1": unknown scheme; expected tcp',
+      assert.matches('^conf/rille.lua:2: servers%[1%].listen: bad address "tpc://127.0.0.1:1": unknown scheme; expected http, tcp',
         problem_in_server('listen = "tpc://127.0.0.1:1"'))
       assert.matches('^conf/rille.lua:3: servers%[1%].listen%[2%]: bad address "tcp://127.0.0.1:99999"',
         problem_in_server('listen = { ":0",\n"tcp://127.0.0.1:99999" }'))
@@ -437,6 +437,8 @@ return { servers = { server } }]]))
       local settings, message = config.server({ codec = { decode = print }, protocol = "http" }, "rille.listen")
       assert.is_nil(settings)
       assert.equal('rille.listen: codec: excludes protocol = "http"; keep one of them', message)
+      assert.equal("conf/rille.lua:2: servers[1].codec: excludes http://:0, which speaks HTTP; keep one of them",
+        problem_in_server 'codec = "lines", listen = "http://:0"')
     end)
 
     it("is refused with the key that is wrong", function()

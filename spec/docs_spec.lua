@@ -1,8 +1,9 @@
 -- Every ```lua example of README.md and docs/*.md, run. The word behind ```lua says what it is:
 --
---   (none)   a file for `rille exec`; with a `return function` or `return {` at the start of a line it is a script, with
---            `rille.run` in it an app
+--   (none)   a file for `rille exec`; with a `return function` or `return {` at the start of a line it is a script (of HTTP, if it
+--            takes `req, res`), with `rille.run` in it an app
 --   script   a handler script: it is checked, served, spoken to and stopped
+--   http     the same, over HTTP
 --   exec     a file for `rille exec`
 --   app      a program for luajit: it serves until SIGTERM
 --   conf     a configuration
@@ -28,6 +29,7 @@ local function guess(code)
   if code:find("rille%.run") then return "app" end
   local returns = ("\n" .. code):match("\n(return [%w{]+)")
   if returns == "return {" and code:find("servers%s*=") then return "conf" end
+  if returns and code:find("function%(req, res%)") then return "http" end
   if returns == "return {" or returns == "return function" then return "script" end
   return "exec"
 end
@@ -55,7 +57,7 @@ end
 
 -- An example has the address a reader would type; here each gets one of its own.
 local function free_ports(code)
-  return (code:gsub("(127%.0%.0%.1):7%d%d%d", "%1:0"))
+  return (code:gsub("(127%.0%.0%.1):[78]%d%d%d", "%1:0"))
 end
 
 -- ---- what each kind has to do ----------------------------------------------------------------------------------
@@ -75,18 +77,31 @@ function runs.test(one)
   must_succeed(inside.command { RILLE, "test", server.write("example_spec.lua", one.code) })
 end
 
--- A client that says a line and goes.
+-- A client that says a line, or asks for "/", and goes.
 local function speak(process)
-  local c = process:connect():send("hello\n"):shutdown_write()
-  c:receive_all(10)
+  if not process.url:find("^http:") then
+    process:connect():send("hello\n"):shutdown_write():receive_all(10)
+    return
+  end
+  local c = process:connect():send("GET / HTTP/1.1\r\nHost: example\r\nConnection: close\r\n\r\n")
+  local answer = c:receive_all(10)
+  if not answer:find("^HTTP/1%.1 [234]%d%d ") then error("the answer is " .. answer, 0) end
+end
+
+local function serve(one, url)
+  local path = server.write("example.lua", one.code)
+  must_succeed(inside.command { RILLE, "check", path })
+  local process = server.start(path, { listen = url })
+  speak(process)
+  process:stop()
 end
 
 function runs.script(one)
-  local path = server.write("example.lua", one.code)
-  must_succeed(inside.command { RILLE, "check", path })
-  local process = server.start(path)
-  speak(process)
-  process:stop()
+  serve(one, "tcp://127.0.0.1:0")
+end
+
+function runs.http(one)
+  serve(one, "http://127.0.0.1:0")
 end
 
 function runs.app(one)
@@ -152,8 +167,24 @@ describe("the documentation", function()
     for name in pairs(require("rille.conn").Conn) do
       assert.truthy(text:find("%f[%w_]" .. name .. "%f[^%w_]"), "docs/script.md does not name conn:" .. name)
     end
-    for _, name in ipairs { "on_start", "on_prepare", "on_connect", "on_request", "on_idle", "on_disconnect", "on_close" } do
+    for _, name in ipairs { "on_start", "on_prepare", "on_connect", "on_request", "on_tunnel", "on_idle", "on_disconnect", "on_close" } do
       assert.truthy(text:find("`" .. name .. "(", 1, true), "docs/script.md does not name " .. name)
     end
+  end)
+
+  -- The tables req and res show none of their names, so the source is asked.
+  it("names every field and method of req and res", function()
+    local text, found = io.open("docs/http.md"):read("*a"), 0
+    local function find(name, form)
+      found = found + 1
+      assert.truthy(text:find("`" .. form:format(name) .. "%f[^%w_]"), "docs/http.md does not name " .. form:format(name))
+    end
+    local request = io.open("lua/rille/http/request.lua"):read("*a")
+    for name in request:gmatch("\nfunction getters%.([%w_]+)") do find(name, "req.%s") end
+    for name in request:gmatch("\nfunction Req:([%w_]+)") do find(name, "req:%s") end
+    for name in io.open("lua/rille/http/response.lua"):read("*a"):gmatch("\nfunction Res:([%w_]+)") do find(name, "res:%s") end
+    find("status", "res.%s")
+    find("conn", "res.%s")
+    assert.truthy(found >= 20, "it found " .. found)
   end)
 end)

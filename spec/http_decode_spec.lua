@@ -14,7 +14,7 @@ local BATCH = 10000
 local tool = ((os.getenv "RILLE_CORE" or ""):match "^(.*/build/%w+)/core%.so$" or "build") .. "/spec/http_decode_tool"
 
 local function header(bytes, limits, cut_seed)
-  return ffi.string(ffi.new("uint32_t[5]", #bytes, limits.head, limits.target, limits.headers, cut_seed), 20)
+  return ffi.string(ffi.new("uint32_t[6]", #bytes, limits.head, limits.target, limits.headers, limits.extra, cut_seed), 24)
 end
 
 local function quoted(bytes) return (("%q"):format(bytes):gsub("\r", "\\r"):gsub("%z", "\\0"):gsub("\\\n", "\\n")) end
@@ -36,8 +36,8 @@ local function differences(n, flag)
     local bytes, limits = asked[i][1], asked[i][2]
     local expected = model.decode(bytes, limits)
     if answer ~= expected and #found < 10 then
-      found[#found + 1] = ("%s\nhead %d, target %d, headers %d\n  tool:  %s\n  model: %s\n"):format(
-        quoted(bytes), limits.head, limits.target, limits.headers, answer, expected)
+      found[#found + 1] = ("%s\nhead %d, target %d, headers %d, extra %d\n  tool:  %s\n  model: %s\n"):format(
+        quoted(bytes), limits.head, limits.target, limits.headers, limits.extra, answer, expected)
     end
   end
   answers:close()

@@ -227,6 +227,7 @@ describe("rille.run", function()
     assert.equal(14, #lines, r.out)
     for i = 1, 13 do assert.truthy(lines[i]:find("^nil\t%S"), lines[i]) end
     assert.truthy(lines[3]:find("sevrers", 1, true))
+    assert.truthy(lines[4]:find("servers[1].script: got a function; with 2 loops expected a path", 1, true), lines[4])
     assert.truthy(lines[10]:find("no_such_module", 1, true))
     assert.truthy(lines[11]:find("./none.lua", 1, true))
     assert.truthy(lines[13]:find("/no/such/folder/log", 1, true))

@@ -5,6 +5,7 @@ local check = require "rille.config.check"
 local defaults = require "rille.defaults"
 local locate = require "rille.config.locate"
 local paths = require "rille.config.paths"
+local scheme = require "rille.config.scheme"
 
 local config = {}
 
@@ -24,7 +25,11 @@ end
 
 -- What no single key of a server can tell: the path below the server of what is wrong, problem.
 local function check_server(server)
-  if server.codec and server.protocol == "http" then return { "codec" }, 'excludes protocol = "http"; keep one of them' end
+  if not server.codec then return end
+  if server.protocol == "http" then return { "codec" }, 'excludes protocol = "http"; keep one of them' end
+  for _, url in ipairs(server.listen or {}) do
+    if scheme.split(url) == "http" then return { "codec" }, ("excludes %s, which speaks HTTP; keep one of them"):format(url) end
+  end
 end
 
 -- What no single key can tell.

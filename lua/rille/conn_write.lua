@@ -138,6 +138,7 @@ end
 local function reserved(self)
   local p = self._p
   if not p then return gone(self) end
+  if C.rille_conn_is_http(p) == 1 then return nil, "busy" end
   local out = C.rille_conn_output(p, err_box)
   if out == nil then return nil, text[-err_box[0]] end
   return out

@@ -79,6 +79,10 @@ static void a_size_is_up_to_16_hex_digits(void **state) {
   (void)state;
   TAKEN("a\r\n0123456789\r\n0\r\n\r\n", 10);
   TAKEN("A\r\n0123456789\r\n0\r\n\r\n", 10);
+  LAST("123456789abcdef\r\n", PARTIAL);
+  assert_true(whole.chunk.left == UINT64_C(0x123456789abcdef));
+  LAST("FEDCBA0987\r\n", PARTIAL);
+  assert_true(whole.chunk.left == UINT64_C(0xfedcba0987));
   TAKEN("0000000000000005\r\nhello\r\n0000000000000000\r\n\r\n", 5);
   REFUSED("00000000000000005\r\nhello\r\n0\r\n\r\n");
   REFUSED("10000000000000005\r\nhello\r\n0\r\n\r\n");
@@ -139,6 +143,7 @@ static void extensions_are_read_over(void **state) {
   (void)state;
   TAKEN("5;a\r\nhello\r\n0;b\r\n\r\n", 5);
   TAKEN("5;a=b;c=d;e\r\nhello\r\n0\r\n\r\n", 5);
+  TAKEN("5;a ;b\t;c\r\nhello\r\n0\r\n\r\n", 5);
   TAKEN("5 \t; \ta \t= \tb ; c\r\nhello\r\n0\r\n\r\n", 5);
   TAKEN("5;a=\"\"\r\nhello\r\n0\r\n\r\n", 5);
   TAKEN("5;a=\"b;c\\\"\\\\ \t\xff\" ;d=\"e\"\r\nhello\r\n0\r\n\r\n", 5);

@@ -1,15 +1,16 @@
 /*
- * http_decode_tool [--cuts]: decodes requests from standard input and prints one line for each, for spec/http_decode_spec.lua to
- * compare with its model.
+ * http_decode_tool [--cuts]: decodes requests from standard input and prints one line for each, for spec/http_decode_spec.lua
+ * to compare with its model.
  *
- * A request: five numbers of 32 bits in the machine's order (size, limits of head, target and fields, seed of the cuts), then
- * the bytes. With --cuts it is decoded cut in two at every place as well, byte by byte, and in random pieces; where that gives another
- * answer, the line says so. A line: the status, if it is none of a whole head; else
+ * A request: six numbers of 32 bits in the machine's order (size, limits of head, target and fields, of a body's extensions
+ * and trailers, seed of the cuts), then the bytes. With --cuts it is decoded in two parts, cut at every place, byte by byte and in
+ * random pieces as well; where that gives another answer, the line says so. A line: the status, if it is none of a whole head;
+ * else
  *
  *   size number method target path query a host minor length flags fields [body: status consumed data digest]
  *
- * path is decoded, or "!400"; `a` is the value of the query's parameter of that name; flags are letters: chunked, keep-alive, expect,
- * upgrade, plain, no path. "-" is for what is not there. Bytes that are not visible, and "%", are "%XX".
+ * path is decoded, or "!400"; `a` is the value of the query's parameter of that name; flags are letters: chunked, keep-alive,
+ * expect, upgrade, plain, no path. "-" is for what is not there. Bytes that are not visible, and "%", are "%XX".
  */
 #include "http_drive.h"
 #include "http_target.h"
@@ -22,6 +23,7 @@ enum { INPUT_MAX = 1 << 17 };
 typedef struct request {
   uint32_t size;
   rille_http_limits limits;
+  uint32_t extra_max;
   uint32_t seed;
 } request;
 
@@ -102,7 +104,7 @@ static void check(const request *r, bool is_body, const size_t *steps, size_t co
   size_t at = is_body ? head.head.size : 0;
   bool is_same;
   if (is_body) {
-    drive_chunk_by(&body_cut, input + at, r->size - at, r->limits.head, steps, count);
+    drive_chunk_by(&body_cut, input + at, r->size - at, r->extra_max, steps, count);
     is_same = drive_chunk_same(&body, &body_cut);
   } else {
     drive_head_by(&head_cut, input, r->size, &r->limits, steps, count);
@@ -133,7 +135,7 @@ static void decode(const request *r, bool with_cuts) {
   print_head(&head.head);
   if (head.head.is_chunked) {
     size_t at = head.head.size;
-    drive_chunk_whole(&body, input + at, r->size - at, r->limits.head);
+    drive_chunk_whole(&body, input + at, r->size - at, r->extra_max);
     print_body();
     if (with_cuts) check_cuts(r, true);
   }

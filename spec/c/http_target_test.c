@@ -186,6 +186,7 @@ static void a_parameter_may_be_empty(void **state) {
   assert_query("a&b=1", "a", "");
   assert_query("=1", "", "1");
   assert_query("b=1", "", NULL);
+  assert_query("", "", NULL);
 }
 
 static void names_and_values_are_decoded(void **state) {

@@ -324,7 +324,7 @@ end
 
 local M = {}
 
--- The line that the tool prints for a request; limits: head, target (bytes), headers (a number).
+-- The line that the tool prints for a request; limits: head, target, extra (bytes), headers (a number).
 function M.decode(bytes, limits)
   local text = bytes:sub(1, limits.head)
   local is_full = #bytes >= limits.head
@@ -339,7 +339,7 @@ function M.decode(bytes, limits)
   if not behind then return failed(status) end
   if head.minor == "1" and not head.has_host then return failed(-400) end
   local result = line(head, behind - 1)
-  return head.is_chunked and result .. body(bytes:sub(behind), limits.head) or result
+  return head.is_chunked and result .. body(bytes:sub(behind), limits.extra) or result
 end
 
 return M

@@ -77,8 +77,9 @@ local function some_field()
   return field("Host", host())
 end
 
-local BAD_LINES = { "X : a\r\n", ": a\r\n", "X\r\n", " folded\r\n", "\tfolded\r\n", "X: a\n", "X: a\rY: b\r\n", "X: a\0b\r\n", "X: \127\r\n",
-  "X[: a\r\n", "\195\169: a\r\n", "X: a\r\r\n", "\n", "\r", "X: \27[0m\r\n", "Transfer-Encoding : chunked\r\n", "Content-Length : 5\r\n" }
+local BAD_LINES = { "X : a\r\n", ": a\r\n", "X\r\n", " folded\r\n", "\tfolded\r\n", "X: a\n", "X: a\rY: b\r\n", "X: a\0b\r\n",
+  "X: \127\r\n", "X[: a\r\n", "\195\169: a\r\n", "X: a\r\r\n", "\n", "\r", "X: \27[0m\r\n",
+  "Transfer-Encoding : chunked\r\n", "Content-Length : 5\r\n" }
 
 -- ---- bodies ------------------------------------------------------------------------------------------------------
 
@@ -156,10 +157,11 @@ local M = {}
 -- A request, and limits for it, which are often near what it needs.
 function M.next()
   local bytes = request()
-  local limits = { head = 16384, target = 8192, headers = 100 }
+  local limits = { head = 16384, target = 8192, headers = 100, extra = 1000 }
   if chance(10) then limits.head = random(0, #bytes + 10) end
   if chance(5) then limits.target = random(0, 40) end
   if chance(5) then limits.headers = random(0, 8) end
+  if chance(10) then limits.extra = random(0, 30) end
   return bytes, limits
 end
 

@@ -31,15 +31,18 @@ function M.override(conf, given)
   return true
 end
 
--- The configuration of one script. listen: a list of URLs. conf, or nil, message.
-function M.of_script(script, listen, rest)
+-- The configuration of one script. listen: a list of URLs; protocol: nil for what these say. conf, or nil, message.
+function M.of_script(script, listen, rest, protocol)
   local options, message = args.options(rest)
   if not options then return nil, message end
   for _, url in ipairs(listen) do
     local problem = require("rille.config.address")(url)
     if problem then return nil, "--listen: " .. problem end
   end
-  return config.check { servers = { { listen = listen, script = script, options = options } } }
+  if protocol and protocol ~= "stream" and protocol ~= "http" then
+    return nil, ('--protocol: got "%s"; expected "stream" or "http"'):format(protocol)
+  end
+  return config.check { servers = { { listen = listen, script = script, options = options, protocol = protocol } } }
 end
 
 -- The configuration of a file; of the default one when file is nil. conf, path of the file; or nil, message.

@@ -116,7 +116,10 @@ function file.send(res, path, options)
     misuse("bad argument #2 to 'file' (a table expected, got %s)", type(options))
   end
   local p = response.live(res)
-  if res:is_sent() then misuse("the answer to this request was sent already") end
+  if options and options.type ~= nil and type(options.type) ~= "string" then
+    misuse("the type of a file is a string such as \"text/html\", not a %s", type(options.type))
+  end
+  if res:is_sent() then return response.answered(res, C.rille_http_open_body(p, 0)) end -- raises, or says what ended it
   if path:find("%z") then return nil, "not found" end
   local fd = C.rille_http_file_open(path, size_box, modified_box)
   if fd < 0 then return nil, errors.text[-fd] end

@@ -11,7 +11,7 @@ local errors = require "rille.errors"
 local json = require "rille.http.json"
 local misuse = require "rille.misuse"
 
-local type, tostring, rawset = type, tostring, rawset
+local type, tostring = type, tostring
 local istype, to_string = ffi.istype, ffi.string
 local slice_t, buffer_t = Slice.type, LinkBuffer.type
 local write_slow = conn_write.slow
@@ -20,6 +20,7 @@ local ERR_BUSY, ERR_EXPIRED, ERR_TOO_LARGE = C.RILLE_ERR_BUSY, C.RILLE_ERR_EXPIR
 
 local Res = {}
 local field_box = ffi.new("const char *[1]")
+local offer_box = ffi.new("rille_slice[1]")
 
 local function live(self)
   local conn = self[1]
@@ -41,7 +42,7 @@ local FLAWS = {
   [C.RILLE_HTTP_BAD_NAME] = "'%s' is no name of a header field",
   [C.RILLE_HTTP_BAD_VALUE] = "the value of %s holds a control character (CR, LF, NUL, ...): it would be read as something else",
   [C.RILLE_HTTP_BAD_LENGTH] = "%s takes a number of bytes",
-  [C.RILLE_HTTP_OWN_FIELD] = "%s is the server's own (Connection may be set to \"close\")",
+  [C.RILLE_HTTP_OWN_FIELD] = "%s is the server's own (Connection may be set to \"close\" or \"upgrade\")",
   [C.RILLE_HTTP_TOO_MANY] = "no room for %s: a response has at most 64 KiB of header fields",
   [C.RILLE_HTTP_TOO_LATE] = "the head is out already: set %s before the first write or send",
 }
@@ -156,6 +157,15 @@ function Res:file(path, options)
   return require("rille.http.file").send(self, path, options)
 end
 
+-- Whether the request's Upgrade names the protocol: no other one may be switched to (RFC 9110 section 7.8).
+local function is_offered(p, protocol)
+  if C.rille_http_header(p, "Upgrade", 7, offer_box) ~= 0 then return false end
+  for offer in to_string(offer_box[0].base_, offer_box[0].size_):lower():gmatch("[^,%s]+") do
+    if offer == protocol or offer:match("^[^/]+") == protocol then return true end
+  end
+  return false
+end
+
 -- Leave HTTP: 101 for a request that asks for the upgrade to this protocol, 200 for CONNECT. The connection, which is the
 -- handler's from now on, bytes that came already included.
 function Res:upgrade(protocol)
@@ -165,6 +175,9 @@ function Res:upgrade(protocol)
     misuse("bad argument #1 to 'upgrade' (a protocol's name expected, got %s)", type(protocol))
   end
   local conn, name = self[1], protocol or ""
+  if C.rille_http_method(p) ~= C.RILLE_HTTP_CONNECT and not self:is_sent() and not is_offered(p, name:lower()) then
+    return nil, "invalid argument"
+  end
   local code = C.rille_http_upgrade(p, name, #name)
   if code == ERR_BUSY then misuse("the answer to this request was sent already") end
   if code < 0 then return nil, text[-code] end
@@ -191,7 +204,7 @@ return {
   end,
   __newindex = function(self, key, value)
     if key == "status" then return set_status(self, value) end
-    rawset(self, key, value)
+    misuse("res has no field '%s' (what belongs to a request has its place in req.ctx)", tostring(key))
   end,
   __tostring = function(self) return ("res %s"):format(tostring(self.status)) end,
 }
