@@ -126,11 +126,16 @@ asan: test-deps
 	  .ci/tests $(patsubst build/%,build/asan/%,$(C_TESTS)) $(SPECS)
 
 # C tests that start threads
+# specs whose servers run several loops; only the server is run under the sanitizer
+RACING_SPECS = spec/loops_spec.lua
 RACES = $(sort $(wildcard spec/c/*_race_test.c) $(shell grep -l pthread_create spec/c/*_test.c 2>/dev/null))
 tsan: test-deps
 	@$(MAKE) --no-print-directory build $(TSAN)
 	@$(MAKE) --no-print-directory -j$(JOBS) $(patsubst spec/c/%.c,build/tsan/spec/%,$(RACES)) $(TSAN)
 	@TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 .ci/tests $(patsubst spec/c/%.c,build/tsan/spec/%,$(RACES))
+	@printf '#!/bin/sh\nexec env LD_PRELOAD="%s" RILLE_CORE="%s" "%s" "$$@"\n' "$$($(CC) -print-file-name=libtsan.so)" \
+	  "$(CURDIR)/build/tsan/core.so" $(LUAJIT) >build/tsan/luajit; chmod +x build/tsan/luajit
+	@RILLE_LUAJIT=$(CURDIR)/build/tsan/luajit TSAN_OPTIONS=halt_on_error=1 LUAJIT=$(LUAJIT) .ci/tests $(RACING_SPECS)
 
 # ---- more of what `make test` does a little of -----------------------------------------------------------------------
 

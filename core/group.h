@@ -19,10 +19,10 @@ enum { RILLE_LOOP_MAX = 256 };
 typedef struct rille_group {
   /* immutable after the last loop has joined */
   uint32_t id;
-  int accept;            /* enum rille_accept */
-  int balance;           /* enum rille_balance */
-  rille_address address; /* with the port that was picked */
-  int fd;                /* owned; of RILLE_ACCEPT_SHARED, else -1 */
+  int accept;                              /* enum rille_accept */
+  int balance;                             /* enum rille_balance */
+  rille_address address;                   /* with the port that was picked */
+  int fd;                                  /* owned; of RILLE_ACCEPT_SHARED, else -1 */
   rille_listener *members[RILLE_LOOP_MAX]; /* borrowed; by loop */
   uint32_t count;
 

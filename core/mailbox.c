@@ -71,5 +71,6 @@ bool rille_mailbox_has_mail(rille_mailbox *box) {
 }
 
 uint32_t rille_mailbox_depth(const rille_mailbox *box) {
-  return atomic_load_explicit(&box->tail, memory_order_relaxed) - atomic_load_explicit(&box->head, memory_order_relaxed);
+  return atomic_load_explicit(&box->tail, memory_order_relaxed) -
+         atomic_load_explicit(&box->head, memory_order_relaxed);
 }

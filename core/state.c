@@ -154,6 +154,7 @@ static rille_state *make(rille_loop *loop, uint32_t generation, const char *labe
   state->generation = generation;
   state->phase = RILLE_STATE_BUILT;
   snprintf(state->label, sizeof state->label, "%s", label);
+  state->index = loop->state_count;
   loop->states[loop->state_count++] = state;
   return state;
 }
@@ -236,6 +237,7 @@ void rille_state_free(rille_state *state) {
     free(state->services);
     state->services = next;
   }
+  rille_post_forget(state);
   free(state->working.items);
   free(state->ready.items);
   free(state->later.items);

@@ -27,7 +27,8 @@ struct rille_state {
   /* immutable after init */
   rille_loop *loop;
   uint32_t generation;
-  bool is_host; /* the state belongs to a program that called rille.run; it is not closed here */
+  uint32_t index; /* of loop->states; the same server has the same on every loop */
+  bool is_host;   /* the state belongs to a program that called rille.run; it is not closed here */
   char label[64];
 
   /* the thread that runs the loop, before that the one that builds */
@@ -42,6 +43,9 @@ struct rille_state {
   rille_event_list working; /* the array behind the inbox */
   rille_event_list ready;   /* for the next call */
   rille_event_list later;   /* for the next turn: work beyond a connection's share of this one */
+
+  struct rille_post *first_post, *last_post; /* owned; calls from other loops that Lua has not taken */
+  struct rille_post *taken_post;             /* owned; the one it looks at */
 
   rille_service *services;
   double heap_live; /* bytes after the last complete collection */
@@ -65,5 +69,7 @@ void rille_state_collect(rille_state *state, bool about_to_sleep);
 void rille_state_collect_all(rille_state *state);
 double rille_state_heap(const rille_state *state);
 void rille_state_free(rille_state *state);
+/* post.c: free what Lua will not take any more */
+void rille_post_forget(rille_state *state);
 
 #endif

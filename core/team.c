@@ -17,7 +17,8 @@ static int quota_cpus(void) {
   long long quota = 0, period = 0;
   FILE *file = fopen("/sys/fs/cgroup/cpu.max", "re");
   if (!file) return 0;
-  int read = fscanf(file, "%lld %lld", &quota, &period); /* NOLINT(cert-err34-c): "max" is no number, and none is meant */
+  int read =
+      fscanf(file, "%lld %lld", &quota, &period); /* NOLINT(cert-err34-c): "max" is no number, and none is meant */
   fclose(file);
   return read == 2 && quota > 0 && period > 0 ? (int)((quota + period - 1) / period) : 0;
 }

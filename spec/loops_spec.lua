@@ -187,4 +187,134 @@ return { on_request = function(conn) conn:release() rille.shutdown(1) end, on_cl
     assert.matches("a Unix socket has no reuseport; use shared or balanced", s:log())
     s:forget()
   end)
+
+  -- ---- from one to another ---------------------------------------------------------------------------------------
+
+  -- Commands of a line: "post N TEXT", "send ID TEXT", "close ID"; each connection is told its loop and id first.
+  local function start_switchboard(loops)
+    server.write("calls.lua", [[
+      local rille = require "rille"
+      local M = {}
+      function M.note(...) rille.log.info("said %s on %d", table.concat({ ... }, " "), rille.loop.id) end
+      function M.fail() error("on purpose") end
+      function M.count(...) rille.log.info("said %d of %d", select("#", ...), (select(2, ...)).n) end
+      return M
+    ]])
+    return server.start([[
+local rille = require "rille"
+return {
+  on_connect = function(conn) conn:write(("%d %.0f\n"):format(rille.loop.id, conn.id)) end,
+  on_request = function(conn)
+    local line = conn:read_line()
+    if not line then return conn:close() end
+    local what, where, text = line:str():match("^(%S+) ?(%S*) ?(.*)$")
+    local ok, err, message
+    if what == "post" then ok, err, message = rille.post(tonumber(where), "calls", "note", text)
+    elseif what == "count" then ok, err = rille.post(tonumber(where), "calls", "count", nil, { n = 4 }, nil, nil)
+    elseif what == "fail" then ok, err = rille.post(tonumber(where), "calls", text)
+    elseif what == "bad" then ok, err, message = rille.post(tonumber(where), "calls", "note", print)
+    elseif what == "flood" then
+      for _ = 1, 100000 do
+        ok, err = rille.post(tonumber(where), "calls", "note", text)
+        if not ok then break end
+      end
+    elseif what == "block" then
+      local stop = rille.now() + 1
+      while require("rille.core").rille_now() < stop do end
+      ok = true
+    elseif what == "send" then ok, err = rille.connection(tonumber(where)):send(text)
+    elseif what == "close" then ok, err = rille.connection(tonumber(where)):close()
+    end
+    conn:write(tostring(ok) .. (err and " " .. err or "") .. (message and " " .. message:sub(1, 40) or "") .. "\n")
+  end,
+}
+]], { conf = { loops = loops or 2 }, server = { accept = "balanced" }, allow_errors = true })
+  end
+
+  local function greet(s)
+    local c = s:connect()
+    c.loop, c.id = c:receive_line():match("^(%d+) (%d+)$")
+    return c
+  end
+
+  local function command(c, line)
+    c:send(line .. "\n")
+    return c:receive_line()
+  end
+
+  it("call functions on each other with rille.post", function()
+    local s = start_switchboard()
+    local c = greet(s)
+    for loop = 1, 2 do assert.equal("true", command(c, ("post %d hello"):format(loop))) end
+    local said = s:wait_said(2)
+    table.sort(said)
+    assert.same({ "hello on 1", "hello on 2" }, said)
+    assert.equal("true", command(c, "count 1"))
+    assert.equal("4 of 4", s:wait_said(3)[3])
+    assert.equal("nil not found", command(c, "post 3 x"))
+    assert.equal("nil not found", command(c, "post 0 x"))
+    assert.matches("^nil invalid argument ", command(c, "bad 2"))
+    assert.equal("true", command(c, "fail 2 fail"))
+    s:wait_log("a posted call failed[^\n]*on purpose")
+    assert.equal("true", command(c, "fail 1 nothing"))
+    s:wait_log("module calls has no function 'nothing'")
+  end)
+
+  it("tell who posts too much, and lose nothing that was taken", function()
+    local s = start_switchboard()
+    local one, two = greet(s), greet(s)
+    assert.are_not.equal(one.loop, two.loop)
+    two:send("block\n")
+    assert.equal("nil full", command(one, ("flood %s x"):format(two.loop)))
+    assert.equal("true", two:receive_line())
+    -- the log limits the rate of a call site; that the loop still answers is what counts
+    assert.is_true(net.poll_until(function() return command(one, ("post %s again"):format(two.loop)) == "true" end))
+    assert.equal("true", command(two, ("post %s back"):format(one.loop)))
+  end)
+
+  it("send to and close each other's connections by id", function()
+    local s = start_switchboard(3)
+    local clients = {}
+    for i = 1, 3 do clients[i] = greet(s) end
+    for i = 1, 3 do
+      for k = 1, 3 do
+        local text = ("from %d to %d"):format(i, k)
+        clients[i]:send(("send %s %s\n"):format(clients[k].id, text))
+        if i == k then
+          assert.equal(text .. "true", clients[k]:receive_line())
+        else
+          assert.equal("true", clients[i]:receive_line())
+          assert.equal(text, clients[k]:receive(#text))
+        end
+      end
+    end
+    local large = ("x"):rep(50000)
+    assert.equal("true", command(clients[1], ("send %s %s"):format(clients[2].id, large)))
+    assert.equal(large, clients[2]:receive(#large))
+    assert.equal("true", command(clients[1], "close " .. clients[2].id))
+    assert.same({ "", "closed" }, { clients[2]:receive_all() })
+    assert.equal("true", command(clients[1], ("send %s too late"):format(clients[2].id)))
+    assert.equal("true", command(clients[1], "close " .. clients[3].id))
+    assert.equal("nil not found", command(clients[1], "send 1 x"))
+  end)
+
+  it("run a timer once in the process when it is asked to", function()
+    local s = server.start([[
+local rille = require "rille"
+return {
+  on_start = function()
+    rille.every(0.01, function() say("once %d", rille.loop.id) end, { once_per_process = true })
+    rille.every(0.01, function() say("each %d", rille.loop.id) end)
+  end,
+  on_request = print,
+}
+]], { conf = { loops = 2 } })
+    local seen = {}
+    net.poll_until(function()
+      for _, text in ipairs(s:said()) do seen[text] = true end
+      return seen["once 1"] and seen["each 1"] and seen["each 2"]
+    end)
+    assert.is_true(seen["each 2"])
+    assert.is_nil(seen["once 2"])
+  end)
 end)

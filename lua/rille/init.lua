@@ -10,6 +10,7 @@ local listener = require "rille.listener"
 local log = require "rille.log"
 local loop = require "rille.loop"
 local misuse = require "rille.misuse"
+local post = require "rille.post"
 local semaphore = require "rille.semaphore"
 local state = require "rille.state"
 local task = require "rille.task"
@@ -33,6 +34,8 @@ local rille = {
   semaphore = semaphore,
   channel = channel,
   listen = listener.listen,
+  post = post.call,
+  connection = post.connection,
 }
 
 -- Seconds of a clock that only goes forward, as of the beginning of this turn.

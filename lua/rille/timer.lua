@@ -193,9 +193,15 @@ function timer.after(s, fn)
 end
 
 -- Call fn every s seconds; the next wait begins when fn has returned. An error in fn is logged and the timer goes on.
-function timer.every(s, fn)
+-- options: once_per_process = true: on the first loop alone; on the others it is a timer that never fires.
+function timer.every(s, fn, options)
   state.need_loop("every")
-  return make("every", s, fn, true)
+  if options ~= nil and type(options) ~= "table" then
+    misuse("bad argument #3 to 'every' (a table expected, got %s)", type(options))
+  end
+  local self = make("every", s, fn, true)
+  if options and options.once_per_process and state.loop_id ~= 1 then self:cancel() end
+  return self
 end
 
 -- The error path of run, called by script.lua after it logged.
