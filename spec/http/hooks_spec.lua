@@ -63,6 +63,45 @@ describe("http hooks", function()
     assert.equal("close closed", s:wait_said(n + 1)[n + 1])
   end)
 
+  it("hear of no error when a request failed and was answered", function()
+    local s = http.start([[
+      return {
+        on_request = function() error "broken" end,
+        on_close = function(_, err) say("close %s", tostring(err)) end,
+      }
+    ]], { allow_errors = true })
+    local c = s:connect()
+    assert.equal(500, http.ask(c, http.get()).status)
+    c:close()
+    assert.equal("close nil", s:wait_said(1)[1])
+  end)
+
+  it("may hand a connection's further requests to another handler, which may leave HTTP", function()
+    local s = http.start [[
+      local function second(req, res)
+        if req.path == "/up" then
+          local conn = res:upgrade "x"
+          return conn:on_request(function(c) c:write("raw " .. c:next(c:len()):str()) end)
+        end
+        res:send("second " .. req.path)
+      end
+      return function(req, res)
+        req.conn:on_request(second)
+        res:send("first " .. req.path)
+      end
+    ]]
+    local c = s:connect()
+    c:send(http.get "/a" .. http.get "/b")
+    assert.equal("first /a", http.answer(c).body)
+    assert.equal("second /b", http.answer(c).body)
+    assert.equal("second /c", http.ask(c, http.get "/c").body)
+    c:send(http.get("/up", { "Connection: upgrade", "Upgrade: x" }))
+    assert.equal(101, http.head(c).status)
+    c:send "bytes"
+    assert.equal("raw bytes", c:receive(9))
+    assert.equal("first /a", http.once(s, http.get "/a").body)
+  end)
+
   it("may refuse a connection", function()
     local s = http.start 'return { on_prepare = function() return false end, on_request = function()\nend }\n'
     local c = s:connect()

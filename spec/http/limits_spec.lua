@@ -75,7 +75,7 @@ local function compare(s, what, code, begun)
   begun(process)
   local stormy = p99(measure(s, 50, 0.7))
   print(("%s: p99 of 50 clients %.2f ms before, %.2f ms meanwhile"):format(what, calm, stormy))
-  assert.is_true(stormy <= calm * 3 + 5 * net.slow, ("%.2f ms before, %.2f ms meanwhile"):format(calm, stormy))
+  assert.is_true(stormy <= calm * 3 + 10 * net.slow, ("%.2f ms before, %.2f ms meanwhile"):format(calm, stormy))
   return process
 end
 
@@ -187,12 +187,12 @@ describe("http limits", function()
   it("does not count the time without a byte, nor the handler's", function()
     local s = http.start([[
       return function(_, res)
-        rille.sleep(0.3)
+        rille.sleep(0.4)
         res:send "hello"
       end
-    ]], { timeouts = { header = 0.2 } })
+    ]], { timeouts = { header = 0.3 } })
     local c = s:connect()
-    net.nap(250)
+    net.nap(350)
     c:send(http.get() .. "GET /half")
     assert.equal("hello", http.answer(c).body)
     c:send " HTTP/1.1\r\nHost: t\r\n\r\n" -- its time began when the one before was answered
@@ -394,7 +394,7 @@ describe("http limits", function()
   -- ---- attacks: what do the others feel? -----------------------------------------------------------------------------
 
   it("holds a thousand slow heads cheaply, serves the others meanwhile, and ends them with 408", function()
-    local s = http.start(HELLO, { timeouts = { header = 2 } })
+    local s = http.start(HELLO, { timeouts = { header = 2 * net.slow } })
     http.once(s, http.get())
     local before = s:rss()
     local process = compare(s, "a thousand slow heads", [[

@@ -230,6 +230,18 @@ describe("http response", function()
     assert.same({}, s:said())
   end)
 
+  it("raises for a slice that has expired, and is none then", function()
+    local s = start([[
+      local piece = req:read(2)
+      req:read(2)
+      local ok, err = pcall(res.send, res, piece)
+      local again, why = pcall(res.write, res, piece)
+      res:send(("%s %s %s %s"):format(tostring(ok), err, tostring(again), why))
+    ]], { name = "expired" })
+    local body = http.once(s, http.post("/", "0123456789")).body
+    assert.truthy(body:find("^false .*slice expired.* false .*slice expired"), body)
+  end)
+
   it("is empty when the handler returns without one", function()
     local s = start 'if req.path == "/status" then res.status = 403 res:header("X", "y") end'
     local c = s:connect()
@@ -782,6 +794,29 @@ describe("http response", function()
     for _, line in ipairs { "Content-Length: 5", "Transfer-Encoding: chunked" } do
       local text = connect("a.test:1"):gsub("\r\n\r\n", "\r\n" .. line .. "\r\n\r\n")
       assert.equal(400, http.once(s, text .. "hello").status)
+    end
+  end)
+
+  it("is no success for CONNECT without a tunnel: the client would send into it", function()
+    local s = http.start([[
+      return {
+        on_request = function(req, res) res:send "http" end,
+        on_tunnel = function(req, res)
+          if req.host == "send" then res:send "fine" end
+          if req.host == "write" then res:write "fine" end
+          if req.host == "raise" then error "broken" end
+        end,
+      }
+    ]], { allow_errors = true })
+    for host, status in pairs { nothing = 501, raise = 500 } do
+      local c = s:connect()
+      c:send("CONNECT " .. host .. ":1 HTTP/1.1\r\nHost: " .. host .. ":1\r\n\r\n")
+      assert.equal(status, http.answer(c).status)
+    end
+    for _, host in ipairs { "send", "write" } do
+      local c = s:connect()
+      c:send("CONNECT " .. host .. ":1 HTTP/1.1\r\nHost: " .. host .. ":1\r\n\r\n" .. http.get())
+      assert.is_nil((c:receive_all()):find("http", 20, true))
     end
   end)
 
