@@ -148,7 +148,9 @@ model: test-deps build
 # Each fuzzer for a while, from its corpus: make fuzz [FUZZ_SECONDS=60]. An input that fails is put among the regressions.
 FUZZ_SECONDS ?= 60
 FUZZERS       = http_head http_chunk
-fuzz: $(FUZZERS:%=build/fuzz/%)
+fuzz:
+	@.ci/deps fuzz
+	@$(MAKE) --no-print-directory $(FUZZERS:%=build/fuzz/%)
 	@for f in $(FUZZERS); do mkdir -p build/fuzz/corpus/$$f && \
 	  build/fuzz/$$f -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -dict=spec/fuzz/http.dict -print_final_stats=1 \
 	    -artifact_prefix=spec/fuzz/regress/$$f/ build/fuzz/corpus/$$f spec/fuzz/corpus/$$f spec/fuzz/regress/$$f || exit; done

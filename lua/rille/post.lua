@@ -24,7 +24,8 @@ end
 
 -- ---- calls -----------------------------------------------------------------------------------------------------
 
--- Call function fn of a module with the other arguments in a task on loop number `loop`, in the state of this very server there. True: it is on its way.
+-- Call function fn of a module with the other arguments in a task on loop number `loop`, in the state of this very server
+-- there. True: it is on its way.
 -- nil, err: "not found" (no such loop), "full" (its mailbox), "too large", "invalid argument" with a message (what cannot be sent).
 function post.call(loop, module, fn, ...)
   local handle = state.need_loop("post") and state.handle
