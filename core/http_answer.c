@@ -118,6 +118,12 @@ static piece piece_of_buffer(rille_linkbuffer *from) {
   return (piece){.size = (size_t)rille_linkbuffer_len(from), .buffer = from};
 }
 
+/* 0, or why its bytes cannot be looked at. */
+static int check_piece(const piece *p) {
+  if (p->slice && rille_cell_epoch(p->slice->cell_) != p->slice->epoch_) return RILLE_ERR_EXPIRED;
+  return p->buffer ? rille_linkbuffer_skip(p->buffer, 0) : RILLE_OK; /* RILLE_ERR_CLOSED */
+}
+
 static int put_piece(rille_linkbuffer *out, const piece *p) {
   if (p->slice) return rille_linkbuffer_write_slice(out, p->slice);
   if (p->buffer) return rille_linkbuffer_write_buffer(out, p->buffer);
@@ -132,9 +138,9 @@ static int broke(rille_conn *c, int err) {
 
 static int send_whole(rille_conn *c, const piece *p) {
   rille_http *http = c->http;
-  int err = RILLE_OK;
   if (http->framing != RILLE_HTTP_UNSENT) return too_late(c);
-  if (p->slice && rille_cell_epoch(p->slice->cell_) != p->slice->epoch_) return RILLE_ERR_EXPIRED;
+  int err = check_piece(p);
+  if (err) return err;
   rille_linkbuffer *out = rille_conn_output(c, &err);
   if (!out) return err;
   uint64_t length = p->size;
@@ -168,9 +174,9 @@ static int put_chunk(rille_linkbuffer *out, const piece *p) {
 
 static int write_piece(rille_conn *c, const piece *p) {
   rille_http *http = c->http;
-  int err = RILLE_OK;
   if (http->framing == RILLE_HTTP_WHOLE || http->framing == RILLE_HTTP_UPGRADED) return too_late(c);
-  if (p->slice && rille_cell_epoch(p->slice->cell_) != p->slice->epoch_) return RILLE_ERR_EXPIRED;
+  int err = check_piece(p);
+  if (err) return err;
   rille_linkbuffer *out = rille_conn_output(c, &err);
   if (!out) return err;
   bool is_counted = http->framing == RILLE_HTTP_COUNTED || (http->framing == RILLE_HTTP_UNSENT && http->has_length);

@@ -122,6 +122,18 @@ describe("http response", function()
     assert.equal(1000, #answer["x-60"])
   end)
 
+  it("refuses a LinkBuffer that was closed", function()
+    local answer = answer_of [[
+      local buffer = require("rille.linkbuffer").new()
+      buffer:write "lost"
+      buffer:close()
+      local _, err = res:send(buffer)
+      local _, again = res:write(buffer)
+      res:send(err .. " " .. again)
+    ]]
+    assert.equal("closed closed", answer.body)
+  end)
+
   it("says Connection: upgrade beside Upgrade in a 426", function()
     local answer = answer_of [[
       res.status = 426

@@ -84,15 +84,18 @@ function getters.host(self)
 end
 
 function getters.remote(self)
+  live(self)
   return self[1]:peer()
 end
 
 function getters.conn(self)
+  live(self)
   return self[1]
 end
 
 -- A table for whatever belongs to this request.
 function getters.ctx(self)
+  live(self)
   local ctx = {}
   rawset(self, "ctx", ctx)
   return ctx
