@@ -255,6 +255,7 @@ static void end_closing(rille_conn *c) {
       c->wants_linger ? !(c->flags & RILLE_CONN_EOF) : c->reason != RILLE_ERR_TIMEOUT && has_unread_input(c);
   if (is_unread && c->timeouts->linger_ms > 0) {
     shutdown(c->fd, SHUT_WR);
+    c->closing_ms = rille_loop_fresh_ms(c->loop);
     c->flags |= RILLE_CONN_LINGERING | RILLE_CONN_SHUT_DONE;
     if (c->tasks == 0) rille_conn_give_input(c); /* else a handler may hold slices of it */
     rille_conn_mark_dirty(c);
@@ -360,7 +361,8 @@ bool rille_conn_stop(rille_conn *c, bool force) {
   if (!(c->flags & (RILLE_CONN_SERVED | RILLE_CONN_CLOSING))) return false;
   bool is_quiet = c->tasks == 0 && !(c->flags & (RILLE_CONN_BUSY | RILLE_CONN_OPENING));
   bool is_waiting = c->flags & RILLE_CONN_READER && !(c->flags & RILLE_CONN_WOKEN);
-  if (c->is_http && c->http) return true; /* a request is under way, even if nothing of its body is here */
+  if (c->is_http && rille_http_is_busy(c))
+    return true; /* a request is under way, even if nothing of its body is here */
   if ((is_quiet || is_waiting) && rille_conn_input_len(c) == 0 && !(c->flags & RILLE_CONN_CLOSING)) {
     if (!c->reason) c->reason = RILLE_ERR_SHUTDOWN;
     rille_conn_close(c);
@@ -379,6 +381,17 @@ static void earliest(int32_t *left, enum due *due, uint32_t since, uint32_t span
   *due = what;
 }
 
+/* Of a connection that is being closed: its output has time as long as the peer takes some of it, what comes after that a linger
+ * time. A client of HTTP, which did not ask for the end, is given the time that any answer gets. */
+static void closing_due(const rille_conn *c, int32_t *left, enum due *due) {
+  const rille_timeouts *t = c->timeouts;
+  bool drains = rille_conn_output_len(c) > 0 && !(c->flags & RILLE_CONN_LINGERING);
+  bool has_progress = drains && (int32_t)(c->written_ms - c->closing_ms) > 0;
+  uint32_t since = has_progress ? c->written_ms : c->closing_ms;
+  uint32_t span = drains && c->is_http && t->write_ms > t->linger_ms ? t->write_ms : t->linger_ms;
+  earliest(left, due, since, span, c->loop->now_ms, DUE_LINGER);
+}
+
 /* What is due next, and in how many ms (0 or less: now). */
 static enum due next_due(const rille_conn *c, int32_t *left) {
   const rille_timeouts *t = c->timeouts;
@@ -390,7 +403,7 @@ static enum due next_due(const rille_conn *c, int32_t *left) {
   }
   if (c->fd < 0) return due;
   if (c->flags & RILLE_CONN_CLOSING) {
-    earliest(left, &due, c->closing_ms, t->linger_ms, now, DUE_LINGER);
+    closing_due(c, left, &due);
     return due;
   }
   if (c->http && c->is_http) {

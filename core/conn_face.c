@@ -92,12 +92,13 @@ int rille_conn_want(rille_conn *c, double n) {
 
 void rille_conn_unwant(rille_conn *c, int for_good) {
   c->flags &= ~(uint32_t)(RILLE_CONN_READER | RILLE_CONN_WOKEN | (for_good ? RILLE_CONN_READ_LATE : 0));
+  if (c->http) rille_http_waited(c);
   if (!for_good) return;
   rille_conn_mark_dirty(c);
   rille_conn_input_changed(c); /* what it did not take is for on_request, where another task had been reading */
 }
 
-double rille_conn_len(const rille_conn *c) { return (double)rille_conn_input_len(c); }
+double rille_conn_len(const rille_conn *c) { return c->is_http ? 0 : (double)rille_conn_input_len(c); }
 
 int rille_conn_next(rille_conn *c, double n, rille_slice *out) {
   int ready = rille_conn_want(c, n);
@@ -216,7 +217,7 @@ int rille_conn_shutdown(rille_conn *c) {
 
 int rille_conn_detach(rille_conn *c) {
   if (c->fd < 0 || c->flags & RILLE_CONN_CLOSING) return RILLE_ERR_CLOSED;
-  if (rille_conn_output_len(c) > 0) return RILLE_ERR_BUSY;
+  if (rille_conn_output_len(c) > 0 || c->is_http) return RILLE_ERR_BUSY;
   int fd = c->fd;
   if (c->flags & RILLE_CONN_REGISTERED) rille_poller_remove(&c->loop->poller, fd);
   c->fd = -1;

@@ -11,6 +11,7 @@
 
 #include <signal.h>
 #include <sys/resource.h>
+#include <time.h>
 
 static pthread_mutex_t loops_mutex = PTHREAD_MUTEX_INITIALIZER;
 static rille_loop *loops[RILLE_LOOP_MAX];
@@ -109,6 +110,10 @@ void rille_control_stop(void) {
   /* NOLINTNEXTLINE(bugprone-bad-signal-to-kill-thread): that thread alone gets it, by sigwait */
   pthread_kill(thread, SIGTERM);
   pthread_join(thread, NULL);
+  /* one more that came meanwhile asked for what is done already; unblocked, it would be the end of the process */
+  static const struct timespec at_once = {0};
+  while (sigtimedwait(&signals, NULL, &at_once) > 0) {
+  }
   sigaction(SIGPIPE, &pipe_before, NULL);
   pthread_sigmask(SIG_SETMASK, &mask_before, NULL);
   is_running = false;

@@ -230,6 +230,7 @@ static int take_head(rille_conn *c, rille_http *http) {
   http->is_continued = !head->wants_continue;
   http->keep_alive = head->keep_alive && ++c->requests != settings->requests;
   if (head->is_chunked) rille_http_chunk_init(&http->chunk);
+  if (head->method == RILLE_HTTP_CONNECT) http->keep_alive = false; /* what comes may be meant for the tunnel */
   if (head->method == RILLE_HTTP_CONNECT && !settings->has_tunnel) return -501;
   if (head->method == RILLE_HTTP_CONNECT && !rille_http_is_over(http)) return -400; /* it would go into the tunnel */
   if (settings->body > 0 && head->content_length > settings->body) return -413;
@@ -259,6 +260,16 @@ static bool discard_rest(rille_conn *c, rille_http *http) {
   return false;
 }
 
+/* Empty lines and nothing else are no beginning of a request, which would have to be answered: some clients end a body with one. */
+static bool forget_blank_lines(rille_conn *c, const rille_http *http) {
+  size_t length = rille_conn_input_len(c);
+  if (http->head.phase != 0 || http->head.at != length) return false;
+  rille_linkbuffer_skip(c->in, (double)length);
+  rille_http_drop(c);
+  rille_conn_release_input(c);
+  return true;
+}
+
 bool rille_http_arrived(rille_conn *c) {
   rille_http *http = c->http;
   if (http && http->phase == RILLE_HTTP_DISCARDING) {
@@ -279,7 +290,7 @@ bool rille_http_arrived(rille_conn *c) {
   if (http->phase == RILLE_HTTP_READY) return true;
   int status = decode_input(c, http);
   if (status == RILLE_HTTP_PARTIAL) {
-    rille_conn_arm(c);
+    if (!forget_blank_lines(c, http)) rille_conn_arm(c);
     return false;
   }
   if (status > 0) status = take_head(c, http);
@@ -325,53 +336,70 @@ static bool dismiss_reader(rille_conn *c) {
   return true;
 }
 
+/* The answer goes out. Whether the connection goes on behind it. */
+static bool end_answer(rille_conn *c, rille_http *http) {
+  if (!http || c->flags & RILLE_CONN_CLOSING || c->fd < 0) return false;
+  rille_http_answer_end(c);
+  if (c->flags & RILLE_CONN_CLOSING) return false;
+  if (http->keep_alive && !(c->flags & RILLE_CONN_SHUT)) return true;
+  rille_conn_close(c);
+  return false;
+}
+
+static void end_connection(rille_conn *c, const rille_http *http) {
+  /* the client is in the middle of something: what it has still to send must not reset the answer away */
+  if (http && (!rille_http_is_over(http) || rille_conn_input_len(c) > 0)) c->wants_linger = true;
+  rille_http_drop(c);
+  rille_conn_release_input(c);
+}
+
+/* Read off what nobody wanted of the body. True when all of it is. */
+static bool end_body(rille_conn *c, rille_http *http) {
+  if (rille_http_is_over(http)) {
+    rille_conn_release_input(c);
+    return true;
+  }
+  http->phase = RILLE_HTTP_DISCARDING;
+  http->since_ms = rille_loop_fresh_ms(c->loop);
+  http->discard_until = http->body_read + RILLE_HTTP_DISCARD_MAX;
+  if (discard_rest(c, http)) return true;
+  rille_conn_mark_dirty(c); /* it may have stopped reading */
+  rille_conn_arm(c);
+  return false;
+}
+
+/* True when the next request is there. */
+static bool begin_next(rille_conn *c, rille_http *http) {
+  if (rille_conn_input_len(c) == 0) {
+    give(c->loop, http);
+    c->http = NULL;
+    return false;
+  }
+  start(http, c->loop->now_ms);
+  if (rille_http_arrived(c)) return true;
+  if (c->http)
+    c->http->since_ms = rille_loop_fresh_ms(c->loop); /* the handler's own time is not taken from the client's */
+  return false;
+}
+
 int rille_http_done(rille_conn *c) {
   rille_http *http = c->http;
   if (!c->is_http) return leave_http(c);
   if (c->tasks > 0) c->tasks--;
-  bool goes_on = http && !(c->flags & RILLE_CONN_CLOSING) && c->fd >= 0;
-  if (goes_on) {
-    rille_http_answer_end(c);
-    if (!http->keep_alive || c->flags & RILLE_CONN_SHUT) {
-      rille_conn_close(c);
-      goes_on = false;
-    }
-  }
-  if (!goes_on) {
-    /* the client is in the middle of something: what it has still to send must not reset the answer away */
-    if (http && (!rille_http_is_over(http) || rille_conn_input_len(c) > 0)) c->wants_linger = true;
-    rille_http_drop(c);
-    rille_conn_release_input(c);
+  if (!end_answer(c, http)) {
+    end_connection(c, http);
     rest(c);
     return 0;
   }
   let_go(c->loop, http);
+  if (!http->cell) rille_conn_fail(c, RILLE_ERR_NO_MEMORY);
   bool has_reader = dismiss_reader(c);
-  if (!rille_http_is_over(http)) {
-    http->phase = RILLE_HTTP_DISCARDING;
-    http->since_ms = c->loop->now_ms;
-    http->discard_until = http->body_read + RILLE_HTTP_DISCARD_MAX;
-    if (!discard_rest(c, http)) {
-      rille_conn_mark_dirty(c); /* it may have stopped reading */
-      rille_conn_arm(c);
-      rest(c);
-      return 0;
-    }
-  } else {
-    rille_conn_release_input(c);
+  if (!end_body(c, http) || !begin_next(c, http)) {
+    rest(c);
+    return 0;
   }
-  if (rille_conn_input_len(c) == 0) {
-    give(c->loop, http);
-    c->http = NULL;
-  } else {
-    start(http, c->loop->now_ms);
-    if (rille_http_arrived(c)) {
-      if (!has_reader && !rille_conn_over_budget(c)) return 1;
-      rille_state_emit_later(c->state, RILLE_EVENT_REQUEST, c->slot, 0);
-      return 0;
-    }
-  }
-  rest(c);
+  if (!has_reader && !rille_conn_over_budget(c)) return 1;
+  rille_state_emit_later(c->state, RILLE_EVENT_REQUEST, c->slot, 0);
   return 0;
 }
 
@@ -385,6 +413,15 @@ void rille_http_failed(rille_conn *c, const char *text, size_t size) {
 }
 
 /* ---- time ------------------------------------------------------------------------------------------------------ */
+
+bool rille_http_is_busy(const rille_conn *c) { return c->http && c->http->phase != RILLE_HTTP_DISCARDING; }
+
+void rille_http_waited(rille_conn *c) {
+  rille_http *http = c->http;
+  if (!http->is_waiting) return;
+  http->is_waiting = false;
+  http->waited_ms += rille_loop_fresh_ms(c->loop) - c->parked_ms;
+}
 
 uint32_t rille_http_patience(const rille_conn *c, uint32_t *since) {
   const rille_http *http = c->http;

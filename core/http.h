@@ -66,7 +66,7 @@ struct rille_http {
   const uint8_t *base; /* the head's first byte; borrowed from the connection's input, or kept alive by block */
   rille_block *block;
   rille_cell *cell;    /* what slices of the head answer to */
-  rille_block *copies; /* of values that stood in several fields; by block->next */
+  rille_block *copies; /* of values that stood in several fields, each behind a copy_head; by block->next */
   uint8_t *scratch;    /* owned; the decoded path, where it is not the one that was sent */
   uint32_t scratch_room;
   uint32_t path_size; /* of the decoded path in scratch */
@@ -98,6 +98,10 @@ bool rille_http_arrived(rille_conn *c);
 void rille_http_drop(rille_conn *c);
 /* How many ms the exchange may wait for what it waits for, from *since on (loop->now_ms); 0: no limit, or it waits for nothing. */
 uint32_t rille_http_patience(const rille_conn *c, uint32_t *since);
+/* A request is being received or answered. */
+bool rille_http_is_busy(const rille_conn *c);
+/* The wait for a body is over, however it ended. */
+void rille_http_waited(rille_conn *c);
 /* That time is over. */
 void rille_http_expire(rille_conn *c);
 /* The bytes of input after which the connection stops reading. */
@@ -126,6 +130,8 @@ void rille_http_answer_error(rille_conn *c, int status, const char *text, size_t
 void rille_http_answer_end(rille_conn *c);
 /* The IMF-fixdate of now (RFC 9110 section 5.6.7), made once a second; borrowed until the next call. */
 const char *rille_http_date(rille_loop *loop);
+/* Fields that the script has set under this name, away. */
+void rille_http_remove_fields(rille_http *http, const char *name, size_t size);
 /* 100 (Continue), if the client waits for it. */
 void rille_http_continue(rille_conn *c, rille_http *http);
 

@@ -120,6 +120,7 @@ static piece piece_of_buffer(rille_linkbuffer *from) {
 
 /* 0, or why its bytes cannot be looked at. */
 static int check_piece(const piece *p) {
+  if (p->size > RILLE_BLOCK_REQUEST_MAX) return RILLE_ERR_TOO_LARGE;
   if (p->slice && rille_cell_epoch(p->slice->cell_) != p->slice->epoch_) return RILLE_ERR_EXPIRED;
   return p->buffer ? rille_linkbuffer_skip(p->buffer, 0) : RILLE_OK; /* RILLE_ERR_CLOSED */
 }
@@ -130,9 +131,9 @@ static int put_piece(rille_linkbuffer *out, const piece *p) {
   return rille_linkbuffer_write(out, p->bytes, p->size);
 }
 
-/* A part of an answer could not be written, so the rest would be in the wrong place. */
+/* A part of an answer could not be written, so what follows would be in the wrong place. */
 static int broke(rille_conn *c, int err) {
-  if (err == RILLE_ERR_NO_MEMORY) rille_conn_fail(c, err);
+  rille_conn_fail(c, err);
   return err;
 }
 
@@ -154,6 +155,10 @@ static int send_whole(rille_conn *c, const piece *p) {
 
 /* The head of an answer that comes in pieces. */
 static int begin(rille_conn *c, rille_http *http, rille_linkbuffer *out) {
+  if (http->status == 205) { /* its head says that nothing follows */
+    http->framing = RILLE_HTTP_BODILESS;
+    return put_head(c, http, out, RILLE_HTTP_WHOLE, 0);
+  }
   int framing = http->has_length        ? RILLE_HTTP_COUNTED
                 : http->head.minor == 1 ? RILLE_HTTP_CHUNKED
                                         : RILLE_HTTP_UNTIL_CLOSE;
@@ -180,7 +185,7 @@ static int write_piece(rille_conn *c, const piece *p) {
   rille_linkbuffer *out = rille_conn_output(c, &err);
   if (!out) return err;
   bool is_counted = http->framing == RILLE_HTTP_COUNTED || (http->framing == RILLE_HTTP_UNSENT && http->has_length);
-  if (is_counted && !is_bodiless(http) && p->size > http->answer_left) return RILLE_ERR_TOO_LARGE;
+  if (is_counted && !is_bodiless(http) && p->size > http->answer_left) return RILLE_HTTP_OVER_LENGTH;
   if (http->framing == RILLE_HTTP_UNSENT) err = begin(c, http, out);
   if (err == RILLE_OK && p->size > 0) {
     switch (http->framing) {
@@ -301,6 +306,8 @@ int rille_http_upgrade(rille_conn *c, const char *protocol, size_t size) {
     put(&t, protocol, size);
     PUT(&t, "\r\n");
   }
+  rille_http_remove_fields(http, "Upgrade", 7);
+  rille_http_remove_fields(http, "Connection", 10);
   err = rille_linkbuffer_write(out, t.bytes, t.size);
   if (err == RILLE_OK) err = rille_linkbuffer_write(out, http->fields, http->fields_size);
   if (err == RILLE_OK) err = rille_linkbuffer_write(out, "\r\n", 2);

@@ -14,10 +14,10 @@ enum { ROOM_FIRST = 256 };
 int rille_http_status(const rille_conn *c) { return c->http->status; }
 
 /* The head is out. That is no mistake of the script's when the server has answered by itself and closes. */
-static int too_late(const rille_conn *c) { return c->flags & RILLE_CONN_CLOSING ? 0 : RILLE_HTTP_TOO_LATE; }
+static int late_flaw(const rille_conn *c) { return c->flags & RILLE_CONN_CLOSING ? 0 : RILLE_HTTP_TOO_LATE; }
 
 int rille_http_set_status(rille_conn *c, int status) {
-  if (c->http->framing != RILLE_HTTP_UNSENT) return too_late(c);
+  if (c->http->framing != RILLE_HTTP_UNSENT) return late_flaw(c);
   c->http->status = (uint16_t)status;
   return 0;
 }
@@ -45,7 +45,7 @@ static uint32_t find_line(const rille_http *http, const char *name, size_t size,
   return http->fields_size;
 }
 
-static void remove_lines(rille_http *http, const char *name, size_t size) {
+void rille_http_remove_fields(rille_http *http, const char *name, size_t size) {
   uint32_t at, end;
   while ((at = find_line(http, name, size, 0, &end)) < http->fields_size) {
     memmove(http->fields + at, http->fields + end, http->fields_size - end);
@@ -85,7 +85,7 @@ static int set_length(rille_http *http, const char *value, size_t size) {
 int rille_http_set_field(rille_conn *c, const char *name, size_t name_size, const char *value, size_t value_size,
                          int add) {
   rille_http *http = c->http;
-  if (http->framing != RILLE_HTTP_UNSENT) return too_late(c);
+  if (http->framing != RILLE_HTTP_UNSENT) return late_flaw(c);
   if (!rille_http_is_token((const uint8_t *)name, name_size)) return RILLE_HTTP_BAD_NAME;
   if (value && !rille_http_is_value((const uint8_t *)value, value_size)) return RILLE_HTTP_BAD_VALUE;
   if (IS(name, name_size, "transfer-encoding")) return RILLE_HTTP_OWN_FIELD;
@@ -99,7 +99,7 @@ int rille_http_set_field(rille_conn *c, const char *name, size_t name_size, cons
       return 0;
     }
   }
-  if (!add) remove_lines(http, name, name_size);
+  if (!add) rille_http_remove_fields(http, name, name_size);
   int flaw = value ? add_line(http, name, name_size, value, value_size) : 0;
   if (IS(name, name_size, "content-type")) http->has_type = value != NULL && flaw == 0;
   if (IS(name, name_size, "date")) http->has_date = value != NULL && flaw == 0;

@@ -178,7 +178,7 @@ int rille_http_head_find(const rille_http_head *head, const uint8_t *bytes, cons
   return -1;
 }
 
-static int note_options(rille_http_head *head, const uint8_t *value, size_t size) {
+static void note_options(rille_http_head *head, const uint8_t *value, size_t size) {
   for (size_t i = 0; i < size;) {
     const uint8_t *comma = memchr(value + i, ',', size - i);
     size_t end = comma ? (size_t)(comma - value) : size, from = i, to = end;
@@ -189,7 +189,6 @@ static int note_options(rille_http_head *head, const uint8_t *value, size_t size
     else if (IS(value + from, to - from, "upgrade")) head->has_upgrade_option = true;
     i = end + 1;
   }
-  return 0;
 }
 
 static int note_host(rille_http_head *head, const uint8_t *bytes, rille_http_span value) {
@@ -227,7 +226,9 @@ static int note(rille_http_head *head, const uint8_t *bytes, const rille_http_fi
   case 4: return IS(name, 4, "host") ? note_host(head, bytes, field->value) : 0;
   case 6: return IS(name, 6, "expect") ? note_expectation(head, value, size) : 0;
   case 7: head->has_upgrade |= IS(name, 7, "upgrade"); return 0;
-  case 10: return IS(name, 10, "connection") ? note_options(head, value, size) : 0;
+  case 10:
+    if (IS(name, 10, "connection")) note_options(head, value, size);
+    return 0;
   case 14: return IS(name, 14, "content-length") ? note_length(head, value, size) : 0;
   case 17: return IS(name, 17, "transfer-encoding") ? note_coding(head, value, size) : 0;
   default: return 0;

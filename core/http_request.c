@@ -28,22 +28,27 @@ static void view_span(rille_http *http, rille_slice *out, rille_http_span span) 
   view(http, out, http->base + span.at, span.size, span.size > 0 ? http->block : NULL);
 }
 
-/* A block of the exchange's own. NULL when there is no memory. */
-static uint8_t *take_copy(rille_http *http, size_t size) {
-  rille_block *copy = rille_block_take(size > 0 ? size : 1);
+/* What stands in a copy before the combined value. */
+typedef struct copy_head {
+  int first; /* of its fields */
+  uint32_t size;
+} copy_head;
+
+static const copy_head *find_copy(const rille_http *http, int first, rille_block **block) {
+  for (rille_block *copy = http->copies; copy; copy = copy->next) {
+    const copy_head *head = (const copy_head *)(const void *)copy->data;
+    *block = copy;
+    if (head->first == first) return head;
+  }
+  return NULL;
+}
+
+static copy_head *take_copy(rille_http *http, size_t size) {
+  rille_block *copy = rille_block_take(sizeof(copy_head) + size);
   if (!copy) return NULL;
   copy->next = http->copies;
   http->copies = copy;
-  return copy->data;
-}
-
-/* Bytes that do not stand in the head, as a slice that can be retained like any other. */
-static int view_copy(rille_http *http, rille_slice *out, const uint8_t *bytes, size_t size) {
-  uint8_t *to = take_copy(http, size);
-  if (!to) return RILLE_ERR_NO_MEMORY;
-  memcpy(to, bytes, size);
-  view(http, out, to, size, http->copies);
-  return RILLE_OK;
+  return (copy_head *)(void *)copy->data;
 }
 
 int rille_http_part(rille_conn *c, int part, rille_slice *out) {
@@ -58,25 +63,26 @@ int rille_http_part(rille_conn *c, int part, rille_slice *out) {
     view_span(http, out, head->query);
     break;
   case RILLE_HTTP_PART_PATH:
-    if (head->path_is_absent) return view_copy(http, out, (const uint8_t *)"/", 1);
-    if (!head->path_is_plain) return view_copy(http, out, http->scratch, http->path_size);
-    view_span(http, out, head->path);
+    if (head->path_is_absent) view(http, out, (const uint8_t *)"/", 1, NULL);
+    else if (head->path_is_plain) view_span(http, out, head->path);
+    else view(http, out, http->scratch, http->path_size, NULL);
     break;
   default: return RILLE_ERR_INVALID;
   }
   return RILLE_OK;
 }
 
-/* All values of a name that stands in more than one field, as RFC 9110 section 5.3 and RFC 6265 section 5.4 combine them. */
-static int combine(rille_http *http, const uint8_t *name, size_t size, int first, rille_slice *out) {
+/* All values of a name that stands in more than one field, as RFC 9110 section 5.3 and RFC 6265 section 5.4 combine them; once. */
+static const copy_head *combine(rille_http *http, const uint8_t *name, size_t size, int first) {
   const rille_http_head *head = &http->head;
   const char *between = rille_http_is(name, size, "cookie", 6) ? "; " : ", ";
   size_t total = 0;
   for (int i = first; i >= 0; i = rille_http_head_find(head, http->base, name, size, (uint32_t)i + 1)) {
     total += head->fields[i].value.size + 2;
   }
-  uint8_t *to = take_copy(http, total);
-  if (!to) return RILLE_ERR_NO_MEMORY;
+  copy_head *copy = take_copy(http, total);
+  if (!copy) return NULL;
+  uint8_t *to = (uint8_t *)(copy + 1);
   size_t at = 0;
   for (int i = first; i >= 0; i = rille_http_head_find(head, http->base, name, size, (uint32_t)i + 1)) {
     const rille_http_span *value = &head->fields[i].value;
@@ -87,7 +93,19 @@ static int combine(rille_http *http, const uint8_t *name, size_t size, int first
     memcpy(to + at, http->base + value->at, value->size);
     at += value->size;
   }
-  view(http, out, to, at, http->copies);
+  *copy = (copy_head){.first = first, .size = (uint32_t)at};
+  return copy;
+}
+
+static int view_combined(rille_http *http, const uint8_t *name, size_t size, int first, rille_slice *out) {
+  rille_block *block = NULL;
+  const copy_head *copy = find_copy(http, first, &block);
+  if (!copy) {
+    copy = combine(http, name, size, first);
+    block = http->copies;
+  }
+  if (!copy) return RILLE_ERR_NO_MEMORY;
+  view(http, out, (const uint8_t *)(copy + 1), copy->size, block);
   return RILLE_OK;
 }
 
@@ -97,7 +115,7 @@ int rille_http_header(rille_conn *c, const char *name, size_t size, rille_slice 
   int first = rille_http_head_find(&http->head, http->base, wanted, size, 0);
   if (first < 0) return RILLE_ERR_NOT_FOUND;
   if (rille_http_head_find(&http->head, http->base, wanted, size, (uint32_t)first + 1) >= 0) {
-    return combine(http, wanted, size, first, out);
+    return view_combined(http, wanted, size, first, out);
   }
   view_span(http, out, http->head.fields[first].value);
   return RILLE_OK;
@@ -172,10 +190,6 @@ static int wait_for(rille_conn *c, rille_http *http, size_t n) {
 /* What both ways to read begin with: 0, or why there is nothing to read. */
 static int look(rille_conn *c, rille_http *http) {
   if (c->flags & RILLE_CONN_READER) return RILLE_ERR_BUSY;
-  if (http->is_waiting) {
-    http->is_waiting = false;
-    http->waited_ms += rille_loop_fresh_ms(c->loop) - c->parked_ms;
-  }
   if (rille_http_is_over(http)) return RILLE_OK;
   rille_http_keep(http);
   return c->flags & RILLE_CONN_CLOSING ? rille_conn_ended(c) : RILLE_OK;
@@ -190,6 +204,7 @@ static int64_t collect(rille_conn *c, rille_http *http) {
     rille_slice piece;
     int err = rille_linkbuffer_next(c->in, (double)n, &piece);
     if (err == RILLE_OK) err = rille_linkbuffer_write_slice(http->body, &piece);
+    if (rille_linkbuffer_total(http->body) > RILLE_BLOCK_REQUEST_MAX) return -413; /* it could not be one piece */
     if (err != RILLE_OK) return -500;
     int status = rille_http_took(c, http, (size_t)n);
     if (status) return status;

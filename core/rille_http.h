@@ -29,7 +29,10 @@ enum rille_http_part {
 };
 
 /* Results above RILLE_PARK. */
-enum { RILLE_HTTP_END = 2 /* the body is over */ };
+enum {
+  RILLE_HTTP_END = 2,        /* the body is over */
+  RILLE_HTTP_OVER_LENGTH = 3 /* more than the Content-Length that was set */
+};
 
 /* What is wrong with a header field that a script sets. */
 enum rille_http_flaw {
@@ -52,7 +55,8 @@ void rille_http_failed(rille_conn *c, const char *text, size_t size);
 
 int rille_http_method(const rille_conn *c);
 int rille_http_minor(const rille_conn *c); /* of the version 1.minor */
-/* 0, or RILLE_ERR_NOT_FOUND (a query that is not there). The slices are borrowed until on_request returns. */
+/* 0, or RILLE_ERR_NOT_FOUND (a query that is not there). The slices are borrowed until on_request returns; that of a path that had to
+ * be decoded cannot be retained. */
 int rille_http_part(rille_conn *c, int part, rille_slice *out);
 /* the value of a field; of several of one name the combined value (RFC 9110 section 5.3); RILLE_ERR_NOT_FOUND */
 int rille_http_header(rille_conn *c, const char *name, size_t size, rille_slice *out);
@@ -81,7 +85,7 @@ int rille_http_send(rille_conn *c, const char *bytes, size_t size);
 int rille_http_send_view(rille_conn *c, const uint8_t *base, uint32_t size, rille_cell *cell, rille_block *block,
                          uint32_t epoch);
 int rille_http_send_buffer(rille_conn *c, rille_linkbuffer *from);
-/* a piece of it; RILLE_ERR_TOO_LARGE: more than the Content-Length that was set */
+/* a piece of it; or RILLE_HTTP_OVER_LENGTH */
 int rille_http_write(rille_conn *c, const char *bytes, size_t size);
 int rille_http_write_view(rille_conn *c, const uint8_t *base, uint32_t size, rille_cell *cell, rille_block *block,
                           uint32_t epoch);
@@ -93,7 +97,7 @@ void rille_http_file_close(int fd);
 int rille_http_file_seek(int fd, double at);
 /* the head of an answer of so many bytes: 0, or an error */
 int rille_http_open_body(rille_conn *c, double size);
-/* at most 64 KiB from the file, as the next piece: 0, RILLE_PARK, RILLE_HTTP_END or an error */
+/* at most 64 KiB from the file, as the next piece: 0, RILLE_PARK (until at most one piece waits), RILLE_HTTP_END or an error */
 int rille_http_write_file(rille_conn *c, int fd);
 /* an IMF-fixdate of 29 bytes (RFC 9110 section 5.6.7). Any thread */
 void rille_http_format_date(double seconds, char to[32]);

@@ -165,6 +165,7 @@ function Conn:on_request(fn, codec)
   end
   local p = self._p
   if not p then return gone(self) end
+  if codec and C.rille_conn_is_http(p) == 1 then misuse("on_request: a codec cuts bytes, and this connection speaks HTTP") end
   if codec then fn = M.framed(fn, codec) end
   self._on_request = fn
   pin(self)

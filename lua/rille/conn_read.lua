@@ -226,6 +226,7 @@ end
 function Conn:index_of(delim, from)
   local p = self._p
   if not p then return gone(self) end
+  if C.rille_conn_is_http(p) == 1 then return nil, "busy" end
   return LinkBuffer.index_of(C.rille_conn_input(p), delim, from)
 end
 

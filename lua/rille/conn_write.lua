@@ -78,13 +78,13 @@ local function result(code)
 end
 M.result = result
 
--- Above the high-water mark: the bytes are taken; park until half of it is sent.
-local function write_slow(self, code)
+-- Above the high-water mark: the bytes are taken; park until half of it is sent, or until at most `level` bytes wait.
+local function write_slow(self, code, level)
   while code == PARK do
     park(self)
     local p = self._p
     if not p then return gone(self) end
-    code = C.rille_conn_wait_output(p, -1)
+    code = C.rille_conn_wait_output(p, level or -1)
   end
   return result(code)
 end

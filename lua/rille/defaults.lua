@@ -33,7 +33,7 @@ local timeouts = {
   { name = "lifetime", type = "seconds", default = 0, min = 0, max = TIME_MAX,
     about = "of a connection in all" },
   { name = "linger", type = "seconds", default = "2s", min = 0, max = TIME_MAX,
-    about = "for the output of a connection that is being closed" },
+    about = "without progress of the output of a connection that is being closed, then for the peer's end" },
   { name = "header", type = "seconds", default = "10s", min = 0, max = TIME_MAX,
     about = "HTTP: for a whole request head, from its first byte; then 408" },
   { name = "body", type = "seconds", default = "60s", min = 0, max = TIME_MAX,

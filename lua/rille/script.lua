@@ -108,9 +108,19 @@ function script.report(what, conn, trace)
   end
 end
 
+-- A call of the library in tail position leaves no trace of the function it stands in: then the handler itself is named.
+local function with_handler(trace, conn)
+  local handler = type(conn) == "table" and rawget(conn, "_on_request")
+  if type(handler) ~= "function" then return trace end
+  local info = debug.getinfo(handler, "S")
+  if trace:find(info.short_src, 1, true) then return trace end
+  return ("%s\n\t%s:%d: in a tail call of on_request"):format(trace, info.short_src, info.linedefined)
+end
+
 task.on_failure = function(fiber, err, trace)
   local known = cleanups[fiber.fn]
   local arg = fiber.a
+  trace = with_handler(trace, arg)
   if not is_signal(err) then script.report(known and known.what or "task", arg, trace) end
   if known then known.cleanup(arg, err, trace) end
 end

@@ -31,9 +31,10 @@ describe("what is no tunnel", function()
     end
   end)
 
-  it("is what the handler says otherwise, and the connection goes on", function()
+  it("is what the handler says otherwise, and what was meant for the tunnel is no request", function()
     local answer = talk "res.status = 403"
-    assert.truthy(answer:find("^HTTP/1%.1 403 .*smuggled"), answer)
+    assert.truthy(answer:find("^HTTP/1%.1 403 .*Connection: close"), answer)
+    assert.falsy(answer:find("smuggled"))
   end)
 end)
 

@@ -8,13 +8,15 @@ local errors = require "rille.errors"
 local misuse = require "rille.misuse"
 local response = require "rille.http.response"
 local types = require "rille.http.types"
+local write_slow = require("rille.conn_write").slow
 
+local PIECE = 65536 -- of what waits for a slow client, beside the one that is read
 local PARK, END = C.RILLE_PARK, C.RILLE_HTTP_END
 
 local file = {}
 
 local size_box, modified_box = ffi.new("double[1]"), ffi.new("double[1]")
-local date_box = ffi.new("char[32]")
+local date_box, slice_box = ffi.new("char[32]"), ffi.new("rille_slice[1]")
 
 local function date_of(seconds)
   C.rille_http_format_date(seconds, date_box)
@@ -22,9 +24,8 @@ local function date_of(seconds)
 end
 
 local function header_of(p, name)
-  local box = ffi.new("rille_slice[1]")
-  if C.rille_http_header(p, name, #name, box) ~= 0 then return nil end
-  return ffi.string(box[0].base_, box[0].size_)
+  if C.rille_http_header(p, name, #name, slice_box) ~= 0 then return nil end
+  return ffi.string(slice_box[0].base_, slice_box[0].size_)
 end
 
 -- The bytes that a Range field asks for: first and last (from 0); nil: the whole file; false: none of it is there.
@@ -71,7 +72,7 @@ local function send_pieces(res, fd)
     local code = C.rille_http_write_file(p, fd)
     if code == END then return true end
     if code == PARK then
-      local ok, err = response.answered(res, code)
+      local ok, err = write_slow(res.conn, code, PIECE)
       if not ok then return nil, err end
     elseif code ~= 0 then
       if code == C.RILLE_ERR_SHORT then res.conn:close() end -- it shrank: the length is out already

@@ -4,26 +4,25 @@ local misuse = require "rille.misuse"
 
 local json = {}
 
-local function load()
+local own -- the script's own settings of cjson are not changed, nor does it change these
+
+-- Raises at the script's line when lua-cjson is not installed.
+function json.need()
+  if own then return end
   local found, cjson = pcall(require, "cjson")
   if not found then
     misuse("JSON needs lua-cjson: luarocks --lua-version=5.1 install lua-cjson, or apt-get install lua-cjson")
   end
-  local own = cjson.new() -- the script's own settings of cjson are not changed, nor does it change these
+  own = cjson.new()
   own.encode_invalid_numbers(false)
   own.decode_invalid_numbers(false)
-  return own
 end
 
-local own
-
 function json.encode(value)
-  own = own or load()
   return own.encode(value)
 end
 
 function json.decode(text)
-  own = own or load()
   return own.decode(text)
 end
 

@@ -54,7 +54,8 @@ function query.all(bytes)
 end
 
 -- req:query(name) and req:query(): req.query is a slice, and this is what calling it does.
-function Slice.call(bytes, _, name)
+function Slice.call(bytes, req, name)
+  if type(req) ~= "table" then misuse("req:query is a method: call it with a colon") end
   if name == nil then return query.all(bytes) end
   if type(name) ~= "string" then misuse("bad argument #1 to 'query' (a name expected, got %s)", type(name)) end
   return query.value(bytes, name)

@@ -169,6 +169,7 @@ end
 function Req:json()
   local body, err = self:body()
   if not body then return nil, err end
+  json.need()
   local ok, value = pcall(json.decode, body:str())
   if not ok then return nil, "invalid argument", value end
   return value
@@ -184,5 +185,8 @@ return {
     local getter = getters[key]
     return getter and getter(self)
   end,
-  __tostring = function(self) return ("req %s %s"):format(self.method or "?", self.target or "?") end,
+  __tostring = function(self)
+    if self[1]._serial ~= self[2] then return "req (over)" end
+    return ("req %s %s"):format(self.method or "?", self.target or "?")
+  end,
 }

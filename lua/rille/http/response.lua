@@ -16,7 +16,7 @@ local istype, to_string = ffi.istype, ffi.string
 local slice_t, buffer_t = Slice.type, LinkBuffer.type
 local write_slow = conn_write.slow
 local text = errors.text
-local ERR_BUSY, ERR_EXPIRED, ERR_TOO_LARGE = C.RILLE_ERR_BUSY, C.RILLE_ERR_EXPIRED, C.RILLE_ERR_TOO_LARGE
+local ERR_BUSY, ERR_EXPIRED, OVER_LENGTH = C.RILLE_ERR_BUSY, C.RILLE_ERR_EXPIRED, C.RILLE_HTTP_OVER_LENGTH
 
 local Res = {}
 local field_box = ffi.new("const char *[1]")
@@ -32,7 +32,7 @@ end
 local function answered(self, code)
   if code == ERR_BUSY then misuse("the answer to this request was sent already") end
   if code == ERR_EXPIRED then misuse("slice expired: its buffer was released or closed; retain() keeps a slice") end
-  if code == ERR_TOO_LARGE then misuse("more bytes than the Content-Length that was set") end
+  if code == OVER_LENGTH then misuse("more bytes than the Content-Length that was set") end
   return write_slow(self[1], code)
 end
 
@@ -144,6 +144,7 @@ local JSON_TYPE = "application/json"
 function Res:json(value)
   local p = live(self)
   if not p then return nil, "closed" end
+  json.need()
   local ok, body = pcall(json.encode, value)
   if not ok then misuse("json: %s", tostring(body)) end
   if C.rille_http_get_field(p, "Content-Type", 12, field_box) < 0 then set_field(p, "Content-Type", JSON_TYPE, 0) end
@@ -206,5 +207,7 @@ return {
     if key == "status" then return set_status(self, value) end
     misuse("res has no field '%s' (what belongs to a request has its place in req.ctx)", tostring(key))
   end,
-  __tostring = function(self) return ("res %s"):format(tostring(self.status)) end,
+  __tostring = function(self)
+    return self[1]._serial == self[2] and ("res %s"):format(tostring(self.status)) or "res (over)"
+  end,
 }
