@@ -47,5 +47,5 @@ int rille_http_write_file(rille_conn *c, int fd) {
   rille_linkbuffer_commit(out, got > 0 ? (size_t)got : 0);
   if (got <= 0) return got < 0 ? rille_err_from_errno(error_number) : RILLE_ERR_SHORT;
   http->answer_left -= (uint64_t)got;
-  return rille_conn_output_len(c) > 2u * PIECE ? rille_conn_wait_output(c, PIECE) : RILLE_OK;
+  return rille_conn_output_len(c) > (size_t)2 * PIECE ? rille_conn_wait_output(c, PIECE) : RILLE_OK;
 }
