@@ -99,6 +99,7 @@ void rille_loop_check_stop(rille_loop *loop) {
   if (is_late && left > 0 && loop->is_draining) {
     RILLE_LOG(RILLE_LOG_WARN, "aborting %u connections that have not finished", left);
   }
-  bool has_more = loop->hooks_pending > 0 || loop->has_mail || rille_listener_may_receive(loop);
+  bool has_more = loop->hooks_pending > 0 || rille_listener_may_receive(loop); /* what it was handed before is mail */
+  has_more = has_more || rille_mailbox_has_mail(&loop->mailbox);
   if (is_late || (left == 0 && !has_more)) end(loop);
 }

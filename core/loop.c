@@ -179,6 +179,7 @@ static void accept_from_now(rille_loop *loop) {
   if (loop->is_stopping) return;
   loop->is_open = true;
   for (rille_listener *l = loop->listeners; l; l = l->next) rille_listener_arm(l);
+  for (uint32_t i = 0; i < loop->state_count; i++) rille_state_emit(loop->states[i], RILLE_EVENT_ACCEPT, 0, 0);
 }
 
 static void hear(rille_loop *loop) {

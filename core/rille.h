@@ -174,6 +174,7 @@ enum { RILLE_PARK = 1 };
 /* What a state finds in its inbox. `slot` names a connection of the loop, or the token of a watch or timer. */
 enum rille_event_kind {
   RILLE_EVENT_START = 1,  /* once, before the listeners accept */
+  RILLE_EVENT_ACCEPT,     /* once, when they do */
   RILLE_EVENT_OPEN,       /* a new connection: on_prepare, on_connect */
   RILLE_EVENT_REQUEST,    /* bytes for on_request */
   RILLE_EVENT_READ,       /* the parked reader may try again */

@@ -45,7 +45,7 @@ function boot.detach()
   log.set_context(nil, 0)
   state.loop, state.handle, state.inbox, state.clock = nil, nil, nil, nil
   state.script, state.services, state.default_service = nil, {}, nil
-  dispatch.on_start, dispatch.on_stop = nil, nil
+  dispatch.on_start, dispatch.on_accept, dispatch.on_stop = nil, nil, nil
 end
 
 -- A seed from the kernel: every fresh state would give the same random numbers otherwise.
@@ -97,8 +97,8 @@ end
 -- The START event: on_start of every server, then the loop may accept.
 -- served: { { hooks =, listeners = } ... }; opened(addresses) is called when it does.
 function boot.start_with(served, opened)
+  local all = {}
   local function on_start()
-    local all = {}
     for _, one in ipairs(served) do
       local addresses = addresses_of(one.listeners)
       for _, address in ipairs(addresses) do all[#all + 1] = address end
@@ -110,10 +110,10 @@ function boot.start_with(served, opened)
       end
     end
     C.rille_loop_open(state.loop)
-    if opened then opened(all) end
   end
   script.on_error(on_start, "on_start", function() start_failed(state.label .. ": on_start failed: not starting") end)
   dispatch.on_start = on_start
+  dispatch.on_accept = opened and function() opened(all) end
   dispatch.on_stop = boot.run_shutdown_hooks
 end
 

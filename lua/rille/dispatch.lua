@@ -22,11 +22,12 @@ local run_inbox, run_queue = task.run_inbox, task.run_queue
 local EVENT_REQUEST, EVENT_READ, EVENT_WRITE = C.RILLE_EVENT_REQUEST, C.RILLE_EVENT_READ, C.RILLE_EVENT_WRITE
 local EVENT_WATCH, EVENT_OPEN, EVENT_IDLE = C.RILLE_EVENT_WATCH, C.RILLE_EVENT_OPEN, C.RILLE_EVENT_IDLE
 local EVENT_DISCONNECT, EVENT_CLOSE = C.RILLE_EVENT_DISCONNECT, C.RILLE_EVENT_CLOSE
-local EVENT_POST = C.RILLE_EVENT_POST
+local EVENT_POST, EVENT_ACCEPT = C.RILLE_EVENT_POST, C.RILLE_EVENT_ACCEPT
 local EVENT_START, EVENT_STOP, EVENT_END = C.RILLE_EVENT_START, C.RILLE_EVENT_STOP, C.RILLE_EVENT_END
 
 local dispatch = {
   on_start = nil, -- called in a fiber before the listeners accept; set by boot.lua
+  on_accept = nil, -- called in a fiber when they do, on every loop of the server
   on_stop = nil,  -- called in a fiber when a shutdown begins
 }
 
@@ -122,6 +123,9 @@ script.on_error(close, "on_close", function(self) task.start_later(close, self) 
 local function rare_event(kind, slot, arg)
   if kind == EVENT_START then
     if dispatch.on_start then call(dispatch.on_start) end
+    return
+  elseif kind == EVENT_ACCEPT then
+    if dispatch.on_accept then call(dispatch.on_accept) end
     return
   elseif kind == EVENT_STOP then
     if dispatch.on_stop then call(dispatch.on_stop) else C.rille_loop_hooks_done(state.loop) end
