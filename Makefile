@@ -68,7 +68,7 @@ $(BUILD)/core/%.o: core/%.c $(BUILD)/flags
 	$(Q)$(CC) $(C_FLAGS) $(LTO) -include core/export.h -MMD -MP -c $< -o $@
 
 # The text of rille.h as Lua sees it, a C string in the library: no declaration is written twice.
-$(BUILD)/cdef.c: core/rille.h core/rille_http.h Makefile
+$(BUILD)/cdef.c: core/rille.h core/rille_dict.h core/rille_http.h Makefile
 	@mkdir -p $(@D)
 	@$(CC) -E -P -DRILLE_CDEF $< -o $(BUILD)/cdef.txt
 	@{ echo '#include "rille.h"'; echo 'const char *rille_cdef(void) { return'; \
@@ -162,7 +162,7 @@ build/fuzz/%: spec/fuzz/%_fuzz.c core/http_head.c core/http_chunk.c core/http_ta
 
 # ---- bench and lint -------------------------------------------------------------------------------------------------
 
-bench: deps build build/bench/echo build/bench/client build/bench/http build/bench/http_client
+bench: deps build build/bench/echo build/bench/client build/bench/http build/bench/http_client build/bench/table.so
 	@LUA_PATH="lua/?.lua;lua/?/init.lua;;" $(LUAJIT) bench/run.lua $(BENCH)
 
 # A server treated as badly as TCP allows: make torture [SECONDS=20] [SEED=1] (a failure names its seed).
@@ -174,9 +174,11 @@ torture: build build/bench/torture
 build/bench/echo build/bench/http: build/bench/%: bench/baseline/%.c bench/baseline/serve.c bench/baseline/serve.h
 build/bench/client build/bench/http_client: build/bench/%: bench/%.c bench/load.c bench/load.h
 build/bench/torture: bench/torture.c
+build/bench/table.so: bench/baseline/table.c
+build/bench/table.so: SHARED = -fPIC -shared
 build/bench/%:
 	@mkdir -p $(@D)
-	$(Q)$(CC) -std=c11 -D_GNU_SOURCE -pthread -Wall -Wextra -O2 -g $(filter %.c,$^) -lm -o $@
+	$(Q)$(CC) -std=c11 -D_GNU_SOURCE -pthread -Wall -Wextra -O2 -g $(SHARED) $(filter %.c,$^) -lm -o $@
 
 # Other versions format otherwise and find other things: `make lint LLVM=` takes the system's default.
 LLVM    ?= -14

@@ -1,4 +1,6 @@
 -- The numbers as text for people. JSON has the same and more; what is not known is json.null there and n/a here.
+local dict = require "bench.dict"
+
 local report = {}
 
 local ROW = "  %-10s %10s %9s %7s %7s %5s %6s %8s %8s %8s %9s\n"
@@ -88,6 +90,27 @@ local function idle_text(name, result)
   return text
 end
 
+local function dict_rows(result, field)
+  local parts = {}
+  for _, store in ipairs(dict.STORES) do
+    parts[#parts + 1] = ("  %-10s"):format(store)
+    for _, case in ipairs(dict.CASES) do
+      local q = result.stores[store][case][field]
+      parts[#parts + 1] = ("  %s %6.2f M (%.2f .. %.2f)"):format(case, q.median / 1e6, q.q1 / 1e6, q.q3 / 1e6)
+    end
+    parts[#parts + 1] = "\n"
+  end
+  return table.concat(parts)
+end
+
+local function dict_text(result)
+  local text = ("dict, %d loops at once on %d cores, 10000 keys, 32 B values, %d windows; operations a second and loop\n"):format(
+    result.loops, result.cores, result.windows) .. dict_rows(result, "rate")
+  if result.waited <= DISTURBED then return text end
+  return text .. ("  DISTURBED: the loops waited %.0f %% of the time for their cores; a second on a CPU:\n"):format(
+    result.waited * 100) .. dict_rows(result, "cpu_rate")
+end
+
 -- document: what run.lua writes as JSON; parts that were not run are not in it.
 function report.text(document)
   local machine, settings, name = document.machine, document.settings, document.server.name
@@ -104,6 +127,7 @@ function report.text(document)
     parts[#parts + 1] = idle_text("baseline", document.idle.baseline)
     parts[#parts + 1] = idle_text(name, document.idle.server)
   end
+  if document.dict then parts[#parts + 1] = dict_text(document.dict) end
   return table.concat(parts)
 end
 

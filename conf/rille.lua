@@ -24,6 +24,9 @@ return {
     { listen = "tcp://127.0.0.1:7000", script = "../scripts/echo.lua" },
   },
 
+  -- Memory that scripts on all loops share: rille.dict("sessions") is this one.
+  -- dicts = { sessions = { size = "16m" } },
+
   -- At a shutdown, connections have this long to finish.
   drain_timeout = "30s",
 }

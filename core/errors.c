@@ -32,7 +32,11 @@
   X(RILLE_ERR_TOO_MANY_FILES, "too many open files", EMFILE)                                                           \
   X(RILLE_ERR_NOT_SUPPORTED, "not supported", EOPNOTSUPP)                                                              \
   X(RILLE_ERR_ADDRESS_NOT_AVAILABLE, "address not available", EADDRNOTAVAIL)                                           \
-  X(RILLE_ERR_SYSTEM, "system error", 0)
+  X(RILLE_ERR_SYSTEM, "system error", 0)                                                                               \
+  X(RILLE_ERR_EXISTS, "exists", EEXIST)                                                                                \
+  X(RILLE_ERR_NOT_A_NUMBER, "not a number", 0)                                                                         \
+  X(RILLE_ERR_NOT_A_LIST, "value not a list", 0)                                                                       \
+  X(RILLE_ERR_A_LIST, "value is a list", 0)
 
 static const struct {
   const char *text;
@@ -89,6 +93,7 @@ int rille_err_from_errno(int error_number) {
   case EINVAL:
   case EISCONN:
   case ENAMETOOLONG: return RILLE_ERR_INVALID;
+  case EEXIST: return RILLE_ERR_EXISTS;
   case EROFS: return RILLE_ERR_READ_ONLY;
   case EDESTADDRREQ: return RILLE_ERR_BAD_ADDRESS;
   case EMFILE:

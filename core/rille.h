@@ -1,5 +1,6 @@
 /*
- * rille.h: everything Lua sees of the C core (rille_http.h, included at the end, has what is of HTTP), and nothing else.
+ * rille.h: everything Lua sees of the C core (rille_dict.h and rille_http.h, included at the end, have what is of
+ * dicts and of HTTP), and nothing else.
  * `cc -E -P -DRILLE_CDEF` turns this file into the text that lua/rille/core.lua hands to ffi.cdef, so a declaration is
  * written once. Keep it free of #define'd constants (enums instead) and of system headers outside the guard.
  *
@@ -47,7 +48,11 @@ enum rille_err {
   RILLE_ERR_NOT_SUPPORTED = -22,
   RILLE_ERR_ADDRESS_NOT_AVAILABLE = -23,
   RILLE_ERR_SYSTEM = -24, /* any other errno */
-  RILLE_ERR_LAST = -24
+  RILLE_ERR_EXISTS = -25,
+  RILLE_ERR_NOT_A_NUMBER = -26,
+  RILLE_ERR_NOT_A_LIST = -27, /* "value not a list" */
+  RILLE_ERR_A_LIST = -28,     /* "value is a list" */
+  RILLE_ERR_LAST = -28
 };
 
 /* static; the text scripts see ("short", "too large", ...); never NULL */
@@ -496,6 +501,7 @@ int rille_log_reopen(void);
 int rille_log_take(char *to, double max);
 void rille_log_count(rille_log_counts *out);
 
+#include "rille_dict.h"
 #include "rille_http.h"
 
 #endif

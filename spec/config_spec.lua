@@ -61,7 +61,7 @@ describe("the configuration", function()
       local timeouts = { read = 0, write = 60, idle = 75, lifetime = 0, linger = 2, header = 10, body = 60 }
       assert.same({
         loops = 1, drain_timeout = 30, dev = false, log = { level = "info", format = "logfmt" },
-        limits = { turn_time = 0.001 }, timeouts = timeouts,
+        limits = { turn_time = 0.001 }, timeouts = timeouts, dicts = {},
         servers = { {
           listen = { "tcp://127.0.0.1:7000" }, script = "gateway", options = {}, timeouts = timeouts,
           limits = {
@@ -157,6 +157,23 @@ describe("the configuration", function()
       end
     end)
 
+    it("dicts by their names", function()
+      local rest = ', servers = { { listen = ":0", script = "a" } } }'
+      local conf = assert(load_text('return { dicts = { limits = { size = "1m" }, ["my sessions"] = {} }' .. rest))
+      assert.same({ limits = { size = 2 ^ 20 }, ["my sessions"] = { size = 2 ^ 24 } }, conf.dicts)
+      for text, expected in pairs {
+        ['{ a = { size = "1k" } }'] =
+          'dicts.a.size: got "1k"; expected a size from 16k to 256g: bytes, or a string such as "64k", "1m"',
+        ['{ a = "1m" }'] = 'dicts.a: got "1m"; expected a table',
+        ["{ a = { sise = 1 } }"] = "dicts.a.sise: unknown key; did you mean 'size'?",
+        ["{ { size = 1 } }"] = "dicts[1]: not a name; expected dicts = { NAME = { ... } }, NAME of 1 to 255 bytes",
+        ["1"] = "dicts: got 1; expected a table of tables",
+      } do
+        assert.equal("conf/rille.lua:2: " .. expected, problem("return {\ndicts = " .. text .. rest))
+      end
+      assert.equal("conf/rille.lua:1: size: unknown key; did you mean 'dicts.NAME.size'?", problem('return { size = "1m"' .. rest))
+    end)
+
     it("plain data as options", function()
       local options = { a = 1, b = "x", c = { true, { d = 0.5 } } }
       assert.same(options, server_with('options = { a = 1, b = "x", c = { true, { d = 0.5 } } }').options)
@@ -198,7 +215,7 @@ describe("the configuration", function()
     end)
 
     it("keys of later versions", function()
-      for _, key in ipairs { "workers", "dicts", "control", "user", "reload" } do
+      for _, key in ipairs { "workers", "control", "user", "reload" } do
         assert.equal(("conf/rille.lua:1: %s: not supported by this version"):format(key), problem("return { " .. key .. " = {} }"))
       end
       for _, key in ipairs { "tls", "reload" } do

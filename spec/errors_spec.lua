@@ -19,7 +19,7 @@ describe("rille.errors", function()
       "closed", "reset", "timeout", "short", "too large", "refused", "unreachable", "address in use",
       "permission denied", "not found", "busy", "full", "cancelled", "no memory", "invalid argument", "slice expired",
       "read only", "shutdown", "error", "bad address", "too many open files", "not supported", "address not available",
-      "system error",
+      "system error", "exists", "not a number", "value not a list", "value is a list",
     } do
       assert.is_number(errors.code[text], text)
     end
@@ -37,6 +37,7 @@ describe("rille.errors", function()
     assert.equal(111, errors.errno["refused"])
     assert.equal(104, errors.errno["reset"])
     assert.equal(98, errors.errno["address in use"])
+    assert.equal(17, errors.errno["exists"])
     assert.is_false(errors.errno["slice expired"])
     assert.is_nil(errors.errno["no such error"])
   end)

@@ -20,6 +20,7 @@
 --   loops        a whole number, or "auto"
 --   table        with `keys` of its own
 --   list         of tables with `keys`
+--   map          of such tables, by names of the user's
 
 local TIME_MAX = "1000h" -- the core counts milliseconds in 32 bits
 
@@ -111,6 +112,11 @@ local log = {
     about = "called with each line instead; only in `rille.run`" },
 }
 
+local dict = {
+  { name = "size", type = "bytes", default = "16m", min = "16k", max = "256g",
+    about = "of all it has: keys, values and what they need" },
+}
+
 local limits = {
   { name = "turn_time", type = "seconds", default = "1ms", min = "0.1ms", max = "1s",
     about = "how long one connection is served in a turn while others wait" },
@@ -132,9 +138,10 @@ return {
       about = "written to stderr, as it is, when all servers listen; not with `log.format = \"json\"`" },
     { name = "log", type = "table", keys = log, about = "the log" },
     { name = "limits", type = "table", keys = limits, about = "of a loop" },
+    { name = "dicts", type = "map", keys = dict, max = 255, about = "shared memory for `rille.dict`, by name" },
     { name = "timeouts", type = "table", keys = timeouts, about = "of every server's connections; 0: none" },
     -- behind timeouts, which it inherits from; one server is one Lua state, and a loop has room for 64
     { name = "servers", type = "list", keys = server, max = 64, about = "what is served, at least one" },
-    reserved = { "workers", "dicts", "control", "user", "reload" },
+    reserved = { "workers", "control", "user", "reload" },
   },
 }

@@ -5,6 +5,7 @@ local ffi = require "ffi"
 
 local C = require "rille.core"
 local boot = require "rille.boot"
+local dict = require "rille.dict"
 local dispatch = require "rille.dispatch"
 local errors = require "rille.errors"
 local log = require "rille.log"
@@ -75,6 +76,8 @@ end
 -- Every state of every loop built and proven, its listeners bound but not accepting. The team, or nil, message: nothing is left
 -- then.
 function server.build(conf)
+  local made, why = dict.make_all(conf.dicts)
+  if not made then return nil, why end
   local team = C.rille_team_new(conf.loops, err_box)
   if team == nil then return nil, ("cannot make %d loops: %s"):format(conf.loops, errors.text[-err_box[0]]) end
   for id = 1, conf.loops do
@@ -142,6 +145,7 @@ local function run_here(conf, label, setup)
   if state.loop then return nil, "a loop runs in this Lua state already" end
   lua_run = lua_run or assert(package.loadlib(debug.getregistry()["rille.core.path"], "rille_lua_run"))
   local ok, message = configure_log(conf)
+  if ok then ok, message = dict.make_all(conf.dicts) end
   if not ok then return nil, message end
   local code = C.rille_control_start()
   if code ~= 0 then return nil, ("cannot start the control thread: %s"):format(errors.text[-code]) end

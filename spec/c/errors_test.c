@@ -30,6 +30,8 @@ static void the_texts_are_those_scripts_compare_with(void **state) {
   assert_string_equal(rille_err_text(RILLE_ERR_READ_ONLY), "read only");
   assert_string_equal(rille_err_text(RILLE_ERR_ERROR), "error");
   assert_string_equal(rille_err_text(RILLE_ERR_SYSTEM), "system error");
+  assert_string_equal(rille_err_text(RILLE_ERR_NOT_A_LIST), "value not a list");
+  assert_string_equal(rille_err_text(RILLE_ERR_A_LIST), "value is a list");
 }
 
 static void numbers_outside_the_list_are_a_system_error(void **state) {

@@ -237,12 +237,14 @@ local function names_of(keys)
   return names
 end
 
+local MEMBER = { list = "[1].", map = ".NAME." }
+
 -- Where below these keys a name belongs, as text: "limits.max_input"; nil.
 local function place_of(name, keys, prefix)
   for _, entry in ipairs(keys) do
     if entry.name == name and prefix ~= "" then return prefix .. name end
     if entry.keys then
-      local place = place_of(name, entry.keys, prefix .. entry.name .. (entry.type == "list" and "[1]." or "."))
+      local place = place_of(name, entry.keys, prefix .. entry.name .. (MEMBER[entry.type] or "."))
       if place then return place end
     end
   end
@@ -307,6 +309,19 @@ function types.list(value, path, entry, context)
   end
   if #list > entry.max then fail(path, "has %d tables; expected at most %d", #list, entry.max) end
   return list
+end
+
+-- entry.max bounds the names, in bytes.
+function types.map(value, path, entry, context)
+  if type(value) ~= "table" then refuse(path, value, "a table of tables") end
+  local map = {}
+  for name, one in pairs(value) do
+    if type(name) ~= "string" or #name < 1 or #name > entry.max or name:find("%c") then
+      fail(below(path, name), "not a name; expected %s = { NAME = { ... } }, NAME of 1 to %d bytes", entry.name, entry.max)
+    end
+    map[name] = table_of(one, entry.keys, below(path, name), context)
+  end
+  return map
 end
 
 -- ---- the face --------------------------------------------------------------------------------------------------
