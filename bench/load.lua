@@ -39,7 +39,9 @@ function load.with_client(settings, target, job, seconds, around)
   local function go()
     child:send("go\n")
     local line = child:read_line(seconds + 15)
-    if not line then error(child:complaint("the load failed against " .. target.name), 0) end
+    if not line then
+      error(child:complaint("the load failed against " .. target.name) .. target.proc:read_log():sub(-2000), 0)
+    end
     local numbers = {}
     for key, value in line:gmatch('"([%w_]+)":([%d.]+)') do numbers[key] = tonumber(value) end
     return numbers

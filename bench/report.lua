@@ -44,7 +44,8 @@ end
 -- unit: { short, long } name of what is counted
 local function comparison_text(title, unit, result, settings, name)
   local parts = {
-    ("%s, %d connections, %d pairs of %g s\n"):format(title, settings.connections, settings.pairs, settings.seconds),
+    ("%s, %d connections, %d pairs of %g s\n"):format(title, result.connections or settings.connections,
+      result.pairs or settings.pairs, settings.seconds),
     ROW:format("", "requests/s", "CPU us/" .. unit[1], "user", "system", "busy", "waited", "p50 us", "p99 us",
       "p99.9 us", "Lua B/" .. unit[1]),
     row("baseline", result.baseline),
@@ -60,7 +61,7 @@ local function comparison_text(title, unit, result, settings, name)
   end
   local waited = math.max(result.baseline.waited, result.server.waited)
   local client_waited = math.max(result.baseline.client_waited, result.server.client_waited)
-  if math.max(waited, client_waited) > DISTURBED then
+  if math.max(result.shares_core and 0 or waited, client_waited) > DISTURBED then
     local text = "  DISTURBED: the server waited %.0f %% and the client %.0f %% of the time for their cores\n"
     parts[#parts + 1] = text:format(waited * 100, client_waited * 100)
   end
@@ -121,6 +122,10 @@ function report.text(document)
   end
   for _, result in ipairs(document.http or {}) do
     parts[#parts + 1] = http_text(result, settings, name) .. "\n"
+  end
+  if document.fanout then
+    local unit = { "msg", "delivery" }
+    parts[#parts + 1] = comparison_text("fanout of 1 KiB, two loops", unit, document.fanout, settings, name) .. "\n"
   end
   if document.idle then
     parts[#parts + 1] = "idle connections: VmRSS/private kB at 0, 1000, 5000, 15000\n"

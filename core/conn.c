@@ -13,6 +13,7 @@
 #include "http.h"
 #include "log.h"
 #include "loop.h"
+#include "topic.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -203,6 +204,7 @@ static void reset_on_close(const rille_conn *c) {
 }
 
 static void drop_socket(rille_conn *c) {
+  rille_topic_leave(c);
   if (c->fd < 0) return;
   if (c->flags & RILLE_CONN_SHARED && c->flags & RILLE_CONN_REGISTERED) rille_poller_remove(&c->loop->poller, c->fd);
   close(c->fd); /* takes it out of epoll too */
@@ -323,6 +325,7 @@ void rille_conn_close(rille_conn *c) {
     c->reason = RILLE_ERR_CLOSED; /* the peer left in the middle of a message, and the script draws the line */
   }
   c->flags |= RILLE_CONN_CLOSING;
+  rille_topic_leave(c);
   c->closing_ms = rille_loop_fresh_ms(c->loop); /* the handler's own time is not taken from the drain's */
   /* sends what is there, then settles */
   rille_conn_mark_dirty(c);

@@ -17,6 +17,7 @@
 
 struct rille_http;
 struct rille_http_settings;
+struct rille_subscription;
 
 enum rille_conn_flag {
   RILLE_CONN_USED = 1 << 0,      /* the slot holds a connection */
@@ -82,11 +83,13 @@ struct rille_conn {
   uint32_t high_water;
   struct rille_http *http; /* owned; the exchange under way */
   uint32_t requests;       /* HTTP: heads so far */
+  uint32_t shared_turn;    /* of the last message of a topic that went straight to the socket */
   rille_linkbuffer *in;
   rille_linkbuffer *out;
-  size_t want;            /* readable bytes the parked reader waits for */
-  size_t drain_to;        /* output bytes the parked writers wait for */
-  rille_conn *next_dirty; /* also the dead list */
+  size_t want;                              /* readable bytes the parked reader waits for */
+  size_t drain_to;                          /* output bytes the parked writers wait for */
+  rille_conn *next_dirty;                   /* also the dead list */
+  struct rille_subscription *subscriptions; /* owned; see topic.c */
 
   uint32_t opened_ms, read_ms, written_ms, parked_ms, closing_ms; /* loop->now_ms then */
   rille_timer timer;
@@ -137,6 +140,7 @@ void rille_conn_arm(rille_conn *c);
 void rille_conn_input_changed(rille_conn *c);
 void rille_conn_wake_writers(rille_conn *c);
 int rille_conn_send(rille_conn *c);
+bool rille_conn_takes_output(const rille_conn *c);
 bool rille_conn_over_budget(rille_conn *c);
 int rille_conn_ended(const rille_conn *c); /* 0, or why no more input will come */
 int rille_conn_release_input(rille_conn *c);
@@ -144,6 +148,8 @@ bool rille_conn_yield(rille_conn *c, size_t want); /* a reader that had its shar
 int rille_conn_written(rille_conn *c,
                        int err); /* what a writer returns: err, or RILLE_PARK above the high-water mark */
 size_t rille_conn_input_limit(const rille_conn *c);
+/* Bytes of a block that many connections are sent: 0, they are with the kernel or linked into the output, or an error. */
+int rille_conn_share(rille_conn *c, rille_block *block, const uint8_t *base, uint32_t size);
 size_t rille_conn_output_len(const rille_conn *c);
 size_t rille_conn_input_len(const rille_conn *c);
 size_t rille_conn_input_held(const rille_conn *c);

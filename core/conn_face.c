@@ -4,6 +4,7 @@
 #include "http.h"
 #include "log.h"
 #include "loop.h"
+#include "topic.h"
 
 #include <errno.h>
 #include <math.h>
@@ -211,6 +212,7 @@ int rille_conn_shutdown(rille_conn *c) {
   int err = c->fd < 0 || c->flags & RILLE_CONN_CLOSING ? RILLE_ERR_CLOSED : RILLE_OK;
   if (err || !(c->flags & RILLE_CONN_SOCKET)) return err ? err : RILLE_ERR_NOT_SUPPORTED;
   c->flags |= RILLE_CONN_SHUT;
+  rille_topic_leave(c);
   rille_conn_mark_dirty(c);
   return RILLE_OK;
 }
@@ -219,6 +221,7 @@ int rille_conn_detach(rille_conn *c) {
   if (c->fd < 0 || c->flags & RILLE_CONN_CLOSING) return RILLE_ERR_CLOSED;
   if (rille_conn_output_len(c) > 0 || c->is_http) return RILLE_ERR_BUSY;
   int fd = c->fd;
+  rille_topic_leave(c);
   if (c->flags & RILLE_CONN_REGISTERED) rille_poller_remove(&c->loop->poller, fd);
   c->fd = -1;
   c->interest = 0;

@@ -7,6 +7,7 @@
 #include "http.h"
 #include "log.h"
 #include "loop.h"
+#include "topic.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -59,8 +60,12 @@ rille_linkbuffer *rille_conn_input(rille_conn *c) {
   return c->in;
 }
 
+bool rille_conn_takes_output(const rille_conn *c) {
+  return c->fd >= 0 && !(c->flags & (RILLE_CONN_CLOSING | RILLE_CONN_SHUT | RILLE_CONN_BROKEN));
+}
+
 rille_linkbuffer *rille_conn_output(rille_conn *c, int *err) {
-  if (c->fd < 0 || c->flags & (RILLE_CONN_CLOSING | RILLE_CONN_SHUT | RILLE_CONN_BROKEN)) {
+  if (!rille_conn_takes_output(c)) {
     *err = c->error == RILLE_ERR_RESET ? RILLE_ERR_RESET : RILLE_ERR_CLOSED;
     return NULL;
   }
@@ -240,6 +245,7 @@ static void break_output(rille_conn *c) {
   if (c->flags & RILLE_CONN_CLOSING && !c->error) c->error = RILLE_ERR_RESET; /* what close() was to drain is lost */
   c->flags |= RILLE_CONN_BROKEN;
   c->flags &= ~(uint32_t)RILLE_CONN_BLOCKED;
+  rille_topic_leave(c);
   rille_conn_give_output(c);
   rille_conn_wake_writers(c);
 }
@@ -249,6 +255,12 @@ static ssize_t send_areas(const rille_conn *c, struct iovec *areas, int count) {
   if (count == 1) return send_some(c->fd, areas[0].iov_base, areas[0].iov_len);
   struct msghdr message = {.msg_iov = areas, .msg_iovlen = (size_t)count};
   return sendmsg(c->fd, &message, MSG_NOSIGNAL);
+}
+
+static void note_blocked(rille_conn *c) {
+  c->flags |= RILLE_CONN_BLOCKED;
+  c->written_ms = rille_loop_fresh_ms(c->loop); /* the write time-out runs from here */
+  rille_conn_arm(c);
 }
 
 /* Send what is written until the kernel takes no more. 0, or the error that broke the output. */
@@ -276,9 +288,7 @@ int rille_conn_send(rille_conn *c) {
     c->loop->bytes_out += (double)sent;
     c->written_ms = c->loop->now_ms;
     if ((size_t)sent < size) {
-      c->flags |= RILLE_CONN_BLOCKED;
-      c->written_ms = rille_loop_fresh_ms(c->loop); /* the write time-out runs from here */
-      rille_conn_arm(c);
+      note_blocked(c);
     } else if (count < AREAS_MAX) {
       break; /* that was all */
     }
@@ -288,6 +298,50 @@ int rille_conn_send(rille_conn *c) {
   else if (!(c->flags & RILLE_CONN_BLOCKED)) rille_conn_mark_dirty(c); /* its share of this turn is sent */
   rille_conn_wake_writers(c);
   return RILLE_OK;
+}
+
+/* One send straight from the block; how much of it the kernel took, or an error that broke the output. */
+static ssize_t send_shared(rille_conn *c, const uint8_t *base, uint32_t size) {
+  struct iovec area = {.iov_base = (void *)(uintptr_t)base, .iov_len = size};
+  ssize_t sent;
+  do sent = send_areas(c, &area, 1);
+  while (sent < 0 && errno == EINTR);
+  if (sent < 0 && errno != EAGAIN) {
+    int err = rille_err_from_errno(errno);
+    break_output(c);
+    rille_conn_mark_dirty(c); /* to be settled */
+    return err;
+  }
+  if (sent <= 0) return 0;
+  if (c->flags & RILLE_CONN_TRACE) trace(c, "sent", &area, 1, (size_t)sent);
+  c->loop->bytes_out += (double)sent;
+  c->written_ms = c->loop->now_ms;
+  return sent;
+}
+
+/* The first message of a turn goes straight to the kernel when nothing waits before it: no buffer is taken for it. Further ones of
+ * the turn are linked behind one another and leave in one call at its end. */
+int rille_conn_share(rille_conn *c, rille_block *block, const uint8_t *base, uint32_t size) {
+  static rille_cell always = {.epoch = 1}; /* the block is held by whoever calls this */
+  bool is_first = c->shared_turn != (uint32_t)c->loop->turn;
+  bool is_direct = is_first && rille_conn_output_len(c) == 0 && rille_conn_takes_output(c);
+  ssize_t sent = 0;
+  if (is_direct) {
+    c->shared_turn = (uint32_t)c->loop->turn;
+    sent = send_shared(c, base, size);
+    if (sent < 0 || (size_t)sent == size) return sent < 0 ? (int)sent : RILLE_OK;
+  }
+  int err;
+  rille_linkbuffer *out = rille_conn_output(c, &err);
+  rille_slice rest = {
+      .base_ = base + sent, .cell_ = &always, .block_ = block, .size_ = size - (uint32_t)sent, .epoch_ = 1};
+  if (out) err = rille_linkbuffer_write_direct_slice(out, &rest, 0); /* links it, however short it is */
+  if (!err && is_direct) note_blocked(c);
+  if (err && sent > 0) { /* no memory: nothing may follow half a message */
+    c->reason = c->reason ? c->reason : RILLE_ERR_ERROR;
+    rille_conn_abort(c);
+  }
+  return err;
 }
 
 /* ---- events ---------------------------------------------------------------------------------------------------- */

@@ -98,6 +98,7 @@ void rille_loop_free(rille_loop *loop) {
   for (uint32_t i = 0; i < loop->state_count; i++) rille_state_free(loop->states[i]);
   for (uint32_t i = 0; i < loop->slab_count; i++) free(loop->slabs[i]);
   for (uint32_t i = 0; i < loop->watch_slab_count; i++) free(loop->watch_slabs[i]);
+  rille_topic_end(&loop->subscriptions);
   while (loop->buffer_count > 0) rille_linkbuffer_free(loop->buffers[--loop->buffer_count]);
   while (loop->exchanges) {
     rille_http *http = loop->exchanges;

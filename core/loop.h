@@ -15,6 +15,7 @@
 #include "poller.h"
 #include "state.h"
 #include "timer.h"
+#include "topic.h"
 
 #include <stdatomic.h>
 #include <pthread.h>
@@ -74,6 +75,8 @@ struct rille_loop {
 
   rille_linkbuffer *buffers[RILLE_BUFFERS_KEPT];
   uint32_t buffer_count;
+
+  rille_subscriptions subscriptions;
 
   struct rille_http *exchanges; /* free ones */
   uint32_t exchange_count;

@@ -1,6 +1,6 @@
 /*
- * rille.h: everything Lua sees of the C core (rille_dict.h and rille_http.h, included at the end, have what is of
- * dicts and of HTTP), and nothing else.
+ * rille.h: everything Lua sees of the C core (rille_dict.h, rille_http.h and rille_topic.h, included at the end, are parts of
+ * it), and nothing else.
  * `cc -E -P -DRILLE_CDEF` turns this file into the text that lua/rille/core.lua hands to ffi.cdef, so a declaration is
  * written once. Keep it free of #define'd constants (enums instead) and of system headers outside the guard.
  *
@@ -220,8 +220,7 @@ rille_loop *rille_loop_new(uint32_t id, int *err);
 void rille_loop_free(rille_loop *loop);
 /* run on the calling thread until stopped; returns the status given to rille_loop_exit */
 int rille_loop_run(rille_loop *loop);
-/* run on a thread of its own */
-int rille_loop_thread_start(rille_loop *loop);
+int rille_loop_thread_start(rille_loop *loop); /* the same on a thread of its own */
 int rille_loop_thread_join(rille_loop *loop);
 const rille_clock *rille_loop_clock(const rille_loop *loop); /* lives as long as the loop */
 double rille_now(void);                                      /* seconds, monotonic, at this moment */
@@ -503,5 +502,6 @@ void rille_log_count(rille_log_counts *out);
 
 #include "rille_dict.h"
 #include "rille_http.h"
+#include "rille_topic.h"
 
 #endif

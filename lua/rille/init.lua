@@ -16,6 +16,7 @@ local semaphore = require "rille.semaphore"
 local state = require "rille.state"
 local task = require "rille.task"
 local timer = require "rille.timer"
+local topic = require "rille.topic"
 
 local rille = {
   version = ffi.string(C.rille_version()),
@@ -38,6 +39,7 @@ local rille = {
   listen = listener.listen,
   post = post.call,
   connection = post.connection,
+  topic = topic,
 }
 
 -- Seconds of a clock that only goes forward, as of the beginning of this turn.

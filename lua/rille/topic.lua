@@ -1,0 +1,134 @@
+-- topic: what one publishes, every connection gets that has subscribed, on whichever loop. core/topic.c keeps the subscribers and
+-- sends; here is how a script asks for it.
+
+local ffi = require "ffi"
+
+local C = require "rille.core"
+local LinkBuffer = require "rille.linkbuffer"
+local Slice = require "rille.slice"
+local conn = require "rille.conn"
+local errors = require "rille.errors"
+local gone = require("rille.conn_read").gone
+local misuse = require "rille.misuse"
+local state = require "rille.state"
+
+local type, tonumber = type, tonumber
+local istype = ffi.istype
+local slice_t, buffer_t = Slice.type, LinkBuffer.type
+local text = errors.text
+
+local Topic = {}
+Topic.__index = Topic
+
+local SLOW = { drop = C.RILLE_TOPIC_DROP, disconnect = C.RILLE_TOPIC_DISCONNECT }
+
+local err_box = ffi.new("int[1]")
+local full_box = ffi.new("double[1]")
+local stats_box = ffi.new("rille_topic_stats[1]")
+
+local known = setmetatable({}, { __mode = "v" }) -- by name; a topic has one table in this state
+-- Those with options: what was wished stays wished as long as this state does. Only written: that is what keeps them.
+local fixed = {} -- luacheck: ignore 241
+
+local function wish(options)
+  if options == nil then return C.RILLE_TOPIC_ANY end
+  if type(options) ~= "table" then misuse("bad argument #2 to 'topic' (table expected, got %s)", type(options)) end
+  for key in pairs(options) do
+    if key ~= "slow" then misuse("rille.topic has no option '%s': it takes slow", tostring(key)) end
+  end
+  if options.slow == nil then return C.RILLE_TOPIC_ANY end
+  return SLOW[options.slow] or misuse('rille.topic: slow is "drop" or "disconnect", not %s', tostring(options.slow))
+end
+
+-- The topic of that name, the same on every loop. options: slow = "drop" (a connection above its high-water mark misses the message)
+-- or "disconnect" (it is aborted). Raises when the topic was given the other one before.
+local function open(name, options)
+  if type(name) ~= "string" then misuse("bad argument #1 to 'topic' (string expected, got %s)", type(name)) end
+  local slow = wish(options)
+  local self = known[name]
+  if self and slow == C.RILLE_TOPIC_ANY then return self end
+  local p = C.rille_topic_open(name, #name, slow, err_box)
+  if p == nil then
+    local err = err_box[0]
+    if err == C.RILLE_ERR_INVALID then
+      misuse("bad argument #1 to 'topic' (a name of 1 to %d bytes expected, got %d)", C.RILLE_TOPIC_NAME_MAX, #name)
+    elseif err == C.RILLE_ERR_BUSY then
+      misuse('topic %q was made with another option than slow = "%s"', name, options.slow)
+    end
+    return nil, text[-err]
+  end
+  if self then
+    C.rille_topic_close(p) -- it is held already
+  else
+    self = setmetatable({ name = name, _p = ffi.gc(p, C.rille_topic_close) }, Topic)
+    known[name] = self
+  end
+  if slow ~= C.RILLE_TOPIC_ANY then fixed[name] = self end
+  return self
+end
+
+local function published(receivers)
+  if receivers < 0 then return nil, text[-receivers] end
+  if full_box[0] > 0 then return receivers, "full" end
+  return receivers
+end
+
+-- Send x, a string, slice or LinkBuffer (what can be read of it, which stays there), to every subscriber. How many have been sent it or
+-- will be; "full" behind that when the mailbox of a loop had no room, and its subscribers are not in it. Or nil, err: "too large",
+-- "closed" (a closed LinkBuffer), "no memory".
+function Topic:publish(x)
+  local loop = state.loop -- nil: a thread without one
+  if type(x) == "string" then return published(C.rille_topic_publish(self._p, loop, x, #x, full_box)) end
+  if istype(slice_t, x) then
+    if x.cell_.epoch ~= x.epoch_ then misuse("slice expired") end
+    return published(C.rille_topic_publish_view(self._p, loop, x.base_, x.size_, x.block_, full_box))
+  elseif istype(buffer_t, x) then
+    return published(C.rille_topic_publish_buffer(self._p, loop, x, full_box))
+  end
+  misuse("bad argument #1 to 'publish' (a string, slice or LinkBuffer expected, got %s)", type(x))
+end
+
+local function check(x, name)
+  local metatable = type(x) == "table" and getmetatable(x)
+  if not metatable or metatable.__index ~= conn.Conn then
+    misuse("bad argument #1 to '%s' (a connection expected, got %s)", name, type(x))
+  end
+  return x._p
+end
+
+-- From now on the connection gets what is published, until it is over. True, also when it has been subscribed; or nil, err: "busy" (it
+-- speaks HTTP), "closed", "reset".
+function Topic:subscribe(x)
+  local p = check(x, "subscribe")
+  if not p then return gone(x) end
+  local code = C.rille_topic_subscribe(self._p, p)
+  if code ~= 0 then return nil, text[-code] end
+  return true
+end
+
+-- False when it was not subscribed.
+function Topic:unsubscribe(x)
+  local p = check(x, "unsubscribe")
+  return p and C.rille_topic_unsubscribe(self._p, p) == 1 or false
+end
+
+-- Subscribers, of all loops.
+function Topic:count()
+  return C.rille_topic_count(self._p)
+end
+
+-- A new table of numbers, of all loops: publishes, deliveries, dropped, disconnected, subscribers.
+function Topic:stats()
+  C.rille_topic_stats_read(self._p, stats_box)
+  local out = {}
+  for _, name in ipairs { "publishes", "deliveries", "dropped", "disconnected", "subscribers" } do
+    out[name] = tonumber(stats_box[0][name])
+  end
+  return out
+end
+
+function Topic:__tostring()
+  return "topic " .. self.name
+end
+
+return open
