@@ -10,6 +10,7 @@ local listener = require "rille.listener"
 local log = require "rille.log"
 local loop = require "rille.loop"
 local misuse = require "rille.misuse"
+local pool = require "rille.pool"
 local post = require "rille.post"
 local semaphore = require "rille.semaphore"
 local state = require "rille.state"
@@ -34,6 +35,7 @@ local rille = {
   semaphore = semaphore,
   channel = channel,
   listen = listener.listen,
+  pool = pool.get,
   post = post.call,
   connection = post.connection,
 }
