@@ -1,6 +1,6 @@
 /*
  * control: the one thread of a process that takes signals and passes them on to the loops. SIGTERM and SIGINT drain and stop, a
- * second one stops at once; SIGUSR1 reopens the log; SIGQUIT writes the state of each loop to it; SIGHUP is kept for reloads;
+ * second one stops at once; SIGUSR1 reopens the log; SIGQUIT writes the state of each loop and pool to it; SIGHUP is kept for reloads;
  * SIGUSR2, which would end the process by default, is ignored.
  *
  * The list of loops is guarded by a mutex; everything else is the control thread's, or belongs to the thread that starts and stops
@@ -8,6 +8,7 @@
  */
 #include "log.h"
 #include "loop.h"
+#include "pool.h"
 
 #include <signal.h>
 #include <sys/resource.h>
@@ -65,7 +66,10 @@ static void *control_main(void *arg) {
       break;
     case SIGUSR1: rille_log_reopen(); break;
     case SIGUSR2: RILLE_LOG(RILLE_LOG_DEBUG, "SIGUSR2: ignored"); break;
-    case SIGQUIT: ask_all(RILLE_ASK_DUMP); break;
+    case SIGQUIT:
+      ask_all(RILLE_ASK_DUMP);
+      rille_pools_dump();
+      break;
     case SIGHUP: RILLE_LOG(RILLE_LOG_WARN, "SIGHUP: this version cannot reload; restart to run changed scripts"); break;
     default: break;
     }

@@ -6,6 +6,7 @@
 #include "http.h"
 #include "listener.h"
 #include "log.h"
+#include "pool.h"
 #include "team.h"
 
 #include <errno.h>
@@ -86,6 +87,7 @@ rille_loop *rille_loop_new(uint32_t id, int *err) {
 
 void rille_loop_free(rille_loop *loop) {
   rille_control_remove(loop);
+  rille_pools_forget_loop(loop);
   rille_mailbox_close(&loop->mailbox);
   for (rille_listener *l = loop->listeners; l; l = l->next) rille_listener_shut(l);
   rille_listener_sweep(loop, true);

@@ -1,6 +1,5 @@
 /*
- * rille.h: everything Lua sees of the C core (rille_dict.h, rille_http.h and rille_topic.h, included at the end, are parts of
- * it), and nothing else.
+ * rille.h: everything Lua sees of the C core (with the other rille_*.h, included at the end), and nothing else.
  * `cc -E -P -DRILLE_CDEF` turns this file into the text that lua/rille/core.lua hands to ffi.cdef, so a declaration is
  * written once. Keep it free of #define'd constants (enums instead) and of system headers outside the guard.
  *
@@ -65,8 +64,7 @@ int rille_err_from_errno(int error_number);
 /* static; the text of this header as Lua sees it; lua/rille/core.lua declares this one function by hand */
 const char *rille_cdef(void);
 int rille_abi(void);
-/* static; "0.1.0" */
-const char *rille_version(void);
+const char *rille_version(void); /* static; "0.1.0" */
 
 /* ---- blocks ---------------------------------------------------------------------------------------------------- */
 
@@ -190,6 +188,7 @@ enum rille_event_kind {
   RILLE_EVENT_WATCH,      /* arg: 1 readable, 2 writable, 3 both, 0 the time was up */
   RILLE_EVENT_STOP,       /* shutdown has begun */
   RILLE_EVENT_POST,       /* a call from another loop: rille_post_take */
+  RILLE_EVENT_JOB,        /* a job of a worker pool: rille_job_take */
   RILLE_EVENT_END         /* the last connection is gone: cancel what is still parked */
 };
 
@@ -243,8 +242,7 @@ void rille_loop_set_drain(rille_loop *loop, double ms);
 
 /* The loops of a server, 1 .. 256. owned; NULL with *err. Any thread */
 rille_team *rille_team_new(uint32_t count, int *err);
-/* borrowed; loop 1 .. count */
-rille_loop *rille_team_loop(rille_team *team, uint32_t id);
+rille_loop *rille_team_loop(rille_team *team, uint32_t id); /* borrowed; loop 1 .. count */
 /* a thread for each loop, until all have stopped: the first status that is not 0, or a negative enum rille_err */
 int rille_team_run(rille_team *team);
 /* with its loops and their states; none may run */
@@ -502,6 +500,7 @@ void rille_log_count(rille_log_counts *out);
 
 #include "rille_dict.h"
 #include "rille_http.h"
+#include "rille_pool.h"
 #include "rille_topic.h"
 
 #endif

@@ -6,6 +6,7 @@
 #include "listener.h"
 #include "log.h"
 #include "loop.h"
+#include "pool.h"
 
 #include <lauxlib.h>
 #include <lua.h>
@@ -238,6 +239,7 @@ void rille_state_free(rille_state *state) {
     state->services = next;
   }
   rille_post_forget(state);
+  rille_job_forget(state);
   free(state->working.items);
   free(state->ready.items);
   free(state->later.items);
@@ -285,4 +287,78 @@ int rille_lua_run(lua_State *L) {
   state->lua = NULL;
   lua_pushinteger(L, status);
   return 1;
+}
+
+/* ---- the state of a worker ------------------------------------------------------------------------------------- */
+
+typedef struct opening {
+  rille_vm *vm;
+  const char *source, *arguments;
+  size_t size;
+  void *owner;
+} opening;
+
+/* Under lua_cpcall, so that a lack of memory is an error here as well. */
+static int open_vm(lua_State *L) {
+  const opening *o = lua_touserdata(L, 1);
+  luaL_openlibs(L);
+  lua_getglobal(L, "debug");
+  lua_getfield(L, -1, "traceback");
+  lua_pushvalue(L, -1);
+  o->vm->handler = luaL_ref(L, LUA_REGISTRYINDEX);
+  int handler = lua_gettop(L);
+  if (luaL_loadbuffer(L, o->source, strlen(o->source), "=boot") != 0) return lua_error(L);
+  lua_pushnumber(L, (lua_Number)(uintptr_t)o->owner);
+  lua_pushlstring(L, o->arguments, o->size);
+  if (lua_pcall(L, 2, 1, handler) != 0) return lua_error(L);
+  if (!lua_isfunction(L, -1)) return luaL_error(L, "boot returned no function");
+  o->vm->run = luaL_ref(L, LUA_REGISTRYINDEX);
+  return 0;
+}
+
+static void say(lua_State *L, char *message, size_t size) {
+  const char *why = lua_tostring(L, -1);
+  snprintf(message, size, "%s", why ? why : "?");
+  lua_pop(L, 1);
+}
+
+bool rille_vm_open(rille_vm *vm, const char *source, const char *arguments, size_t size, void *owner, char *message,
+                   size_t message_size) {
+  opening o = {.vm = vm, .source = source, .arguments = arguments, .size = size, .owner = owner};
+  vm->lua = luaL_newstate();
+  if (!vm->lua) {
+    snprintf(message, message_size, "no memory for a Lua state");
+    return false;
+  }
+  if (lua_cpcall(vm->lua, open_vm, &o) == 0) return true;
+  say(vm->lua, message, message_size);
+  rille_vm_close(vm);
+  return false;
+}
+
+bool rille_vm_call(rille_vm *vm, char *message, size_t message_size) {
+  lua_State *L = vm->lua;
+  message[0] = 0;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, vm->handler);
+  int handler = lua_gettop(L);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, vm->run);
+  bool is_good = false;
+  if (lua_pcall(L, 0, 1, handler) != 0) {
+    say(L, message, message_size);
+  } else {
+    is_good = !lua_toboolean(L, -1);
+    lua_pop(L, 1);
+  }
+  lua_settop(L, handler - 1);
+  return is_good;
+}
+
+void rille_vm_collect(rille_vm *vm) {
+  lua_pushcfunction(vm->lua, gc_all);
+  if (lua_pcall(vm->lua, 0, 0, 0) != 0) lua_pop(vm->lua, 1); /* a finalizer's error; the next cycle goes on */
+}
+
+void rille_vm_close(rille_vm *vm) {
+  lua_close(vm->lua);
+  vm->lua = NULL;
 }

@@ -47,6 +47,8 @@ struct rille_state {
   struct rille_post *first_post, *last_post; /* owned; calls from other loops that Lua has not taken */
   struct rille_post *taken_post;             /* owned; the one it looks at */
 
+  struct rille_job *first_job, *last_job; /* references; jobs of worker pools that Lua has not taken */
+
   rille_service *services;
   double heap_live; /* bytes after the last complete collection */
   double heap_last; /* bytes after the last call or step */
@@ -71,5 +73,22 @@ double rille_state_heap(const rille_state *state);
 void rille_state_free(rille_state *state);
 /* post.c: free what Lua will not take any more */
 void rille_post_forget(rille_state *state);
+
+/* The Lua state of a worker: no loop, one function that is called for each job. Used by one thread, which may be another than the
+ * one that opened it. */
+typedef struct rille_vm {
+  struct lua_State *lua;
+  int run; /* references in its registry: the function, the message handler */
+  int handler;
+} rille_vm;
+
+/* Run source(owner, arguments), which must return the function; owner comes as a number. False, with a message, when that raised or
+ * there is no memory: nothing is open then. */
+bool rille_vm_open(rille_vm *vm, const char *source, const char *arguments, size_t size, void *owner, char *message,
+                   size_t message_size);
+/* Call the function. False: the state is not to be trusted any more (no memory); message says why when the call raised. */
+bool rille_vm_call(rille_vm *vm, char *message, size_t message_size);
+void rille_vm_collect(rille_vm *vm);
+void rille_vm_close(rille_vm *vm);
 
 #endif

@@ -9,10 +9,12 @@ local coroutines = require "rille.coroutine"
 local dispatch = require "rille.dispatch"
 local listener = require "rille.listener"
 local log = require "rille.log"
+local pool = require "rille.pool"
 local script = require "rille.script"
 local state = require "rille.state"
 local task = require "rille.task"
 local timer = require "rille.timer"
+local vm = require "rille.vm"
 
 local boot = {}
 
@@ -39,6 +41,7 @@ end
 
 function boot.detach()
   coroutines.restore()
+  pool.reset()
   task.reset()
   timer.reset()
   conn.reset()
@@ -46,23 +49,6 @@ function boot.detach()
   state.loop, state.handle, state.inbox, state.clock = nil, nil, nil, nil
   state.script, state.services, state.default_service = nil, {}, nil
   dispatch.on_start, dispatch.on_accept, dispatch.on_stop = nil, nil, nil
-end
-
--- A seed from the kernel: every fresh state would give the same random numbers otherwise.
-local function seed()
-  local file = io.open("/dev/urandom", "rb")
-  local bytes = file and file:read(6)
-  if file then file:close() end
-  local n = bytes and 0 or os.time()
-  for i = 1, bytes and #bytes or 0 do n = n * 256 + bytes:byte(i) end
-  math.randomseed(n)
-end
-boot.seed = seed
-
-local function print_to_log(...)
-  local parts = { ... }
-  for i = 1, select("#", ...) do parts[i] = tostring(parts[i]) end
-  log.record("info", 1, nil, "%s", table.concat(parts, "\t"))
 end
 
 -- ---- servers ---------------------------------------------------------------------------------------------------
@@ -149,8 +135,8 @@ function boot.main(loop_address, state_address, bytes)
   local handle = ffi.cast("rille_state *", ffi.cast("uintptr_t", state_address))
   package.path, package.cpath = plan.path, plan.cpath
   boot.attach(loop, handle, plan)
-  seed()
-  _G.print = print_to_log
+  vm.seed()
+  _G.print = vm.print_to_log
   local path, message = script.find(plan.server.script)
   if not path then return nil, message end
   boot.look_beside(path)
@@ -170,11 +156,6 @@ function boot.main(loop_address, state_address, bytes)
   local is_first = plan.loop_id == 1 -- the others have the same addresses
   boot.start_with({ { hooks = hooks, listeners = listeners } }, is_first and boot.announcer(plan.banner) or nil)
   return dispatch.run
-end
-
--- The source that rille_state_new is given: it finds the library where this state found it.
-function boot.source()
-  return ("package.path, package.cpath = %q, %q\nreturn require(\"rille.boot\").main(...)"):format(package.path, package.cpath)
 end
 
 conn.log_bad_frame = function(self, err)

@@ -12,6 +12,7 @@ local log = require "rille.log"
 local script = require "rille.script"
 local state = require "rille.state"
 local task = require "rille.task"
+local vm = require "rille.vm"
 
 local server = {}
 
@@ -43,6 +44,13 @@ local function label_of(one)
   return (one.script:match("([^/]+)%.lua$") or one.script) .. "@1"
 end
 
+-- The loops are over: the workers of every pool have so long to come back.
+local POOL_PATIENCE_MS = 2000
+
+local function stop_pools()
+  C.rille_pools_stop(POOL_PATIENCE_MS)
+end
+
 -- For people, so not between records for machines.
 local function banner_of(conf)
   return conf.log.format ~= "json" and conf.banner or nil
@@ -67,7 +75,7 @@ local function build_states(loop, loop_id, conf)
     local plan = plan_of(conf, i, loop_id)
     plan.banner = loop_id == 1 and i == #conf.servers and banner_of(conf) or nil
     local bytes = require("string.buffer").encode(plan)
-    local handle = C.rille_state_new(loop, 1, plan.label, boot.source(), bytes, #bytes, message_box, 4096)
+    local handle = C.rille_state_new(loop, 1, plan.label, vm.source("rille.boot"), bytes, #bytes, message_box, 4096)
     if handle == nil then return nil, ffi.string(message_box) end
   end
   return true
@@ -85,6 +93,7 @@ function server.build(conf)
     set_up(loop, conf)
     local ok, message = build_states(loop, id, conf)
     if not ok then
+      stop_pools() -- a script may use one before another raises
       C.rille_team_free(team)
       return nil, message
     end
@@ -106,6 +115,7 @@ function server.run(conf)
     return nil, message
   end
   local status = C.rille_team_run(team)
+  stop_pools()
   C.rille_team_free(team)
   C.rille_control_stop()
   if status < 0 then return nil, ("cannot start a loop thread: %s"):format(errors.text[-status]) end
@@ -166,6 +176,7 @@ local function run_here(conf, label, setup)
   if not is_set_up then ok, message = nil, tostring(ok) end
   if ok then status = lua_run(boot.as_number(loop), boot.as_number(handle), dispatcher(conf.log.to)) end
   package.path, package.cpath = path, cpath
+  stop_pools()
   boot.detach()
   C.rille_loop_free(loop)
   C.rille_control_stop()
@@ -232,7 +243,7 @@ end
 function server.run_task(conf, label, fn, ...)
   local args, count = { ... }, select("#", ...)
   return run_here(conf, label, function(loop)
-    boot.seed()
+    vm.seed()
     local function body()
       local status = fn(unpack(args, 1, count))
       C.rille_loop_exit(loop, type(status) == "number" and status or 0)

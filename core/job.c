@@ -1,0 +1,153 @@
+/*
+ * job: one call and its way through a pool; see pool.h. Made, submitted and abandoned on the thread of the loop it comes
+ * from, run on a worker's, and handed back through the loop's mailbox.
+ */
+#include "pool.h"
+
+#include "loop.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { RETRY_NS = 1000000 };
+
+rille_job *rille_job_new(rille_pool *pool, rille_state *from, int environment, uint32_t token, int is_post,
+                         const char *name) {
+  rille_job *job = calloc(1, sizeof *job);
+  if (!job) return NULL;
+  atomic_store(&job->refs, 1);
+  atomic_fetch_add(&pool->refs, 1);
+  job->pool = pool;
+  pthread_mutex_lock(&pool->lock);
+  job->environment = pool->environments[environment];
+  pthread_mutex_unlock(&pool->lock);
+  job->loop = from->loop;
+  job->state_index = from->index;
+  job->token = token;
+  job->is_post = is_post;
+  snprintf(job->name, sizeof job->name, "%s", name);
+  return job;
+}
+
+void rille_job_release(rille_job *job) {
+  if (atomic_fetch_sub(&job->refs, 1) != 1) return;
+  rille_parcel_free(&job->input);
+  rille_parcel_free(&job->output);
+  rille_pool_release(job->pool);
+  free(job);
+}
+
+uint32_t rille_job_token(const rille_job *job) { return job->token; }
+
+const char *rille_job_name(const rille_job *job) { return job->name; }
+
+const char *rille_job_pool(const rille_job *job) { return job->pool->name; }
+
+const char *rille_job_fault(const rille_job *job) { return job->fault[0] ? job->fault : NULL; }
+
+rille_parcel *rille_job_input(rille_job *job) { return &job->input; }
+
+rille_parcel *rille_job_output(rille_job *job) { return &job->output; }
+
+/* ---- there ----------------------------------------------------------------------------------------------------- */
+
+/* Idle workers are about to take a job each, so these do not wait. */
+static bool is_full(const rille_pool *pool) {
+  return pool->queued >= pool->options.queue + (double)(pool->workers - pool->busy);
+}
+
+static int enqueue(rille_pool *pool, rille_job *job) {
+  if (pool->is_closing) return RILLE_ERR_SHUTDOWN;
+  if (rille_pool_wants_worker(pool, 1)) {
+    int err = rille_pool_start_worker(pool);
+    if (err && pool->workers == 0) return err; /* else the others have to do */
+  }
+  if (is_full(pool)) return RILLE_ERR_FULL;
+  int err = rille_parcel_close(&job->input);
+  if (err) return err;
+  atomic_fetch_add(&job->refs, 1);
+  job->phase = RILLE_JOB_QUEUED;
+  job->before = pool->last_job;
+  if (pool->last_job) pool->last_job->next = job;
+  else pool->first_job = job;
+  pool->last_job = job;
+  pool->queued++;
+  pthread_cond_signal(&pool->work);
+  return RILLE_OK;
+}
+
+int rille_job_submit(rille_job *job) {
+  rille_pool *pool = job->pool;
+  pthread_mutex_lock(&pool->lock);
+  int err = enqueue(pool, job);
+  pthread_mutex_unlock(&pool->lock);
+  return err;
+}
+
+void rille_job_unlink(rille_job *job) {
+  rille_pool *pool = job->pool;
+  if (job->before) job->before->next = job->next;
+  else pool->first_job = job->next;
+  if (job->next) job->next->before = job->before;
+  else pool->last_job = job->before;
+  job->next = job->before = NULL;
+  pool->queued--;
+}
+
+void rille_job_abandon(rille_job *job) {
+  rille_pool *pool = job->pool;
+  pthread_mutex_lock(&pool->lock);
+  bool was_queued = job->phase == RILLE_JOB_QUEUED;
+  if (was_queued) rille_job_unlink(job);
+  if (was_queued || job->phase == RILLE_JOB_RUNNING) pool->abandoned++;
+  if (was_queued) job->phase = RILLE_JOB_DONE;
+  job->is_abandoned = true;
+  pthread_mutex_unlock(&pool->lock);
+  if (was_queued) rille_job_release(job); /* the queue's reference */
+}
+
+/* ---- and back -------------------------------------------------------------------------------------------------- */
+
+static void drop(const rille_message *m) { rille_job_release(m->what); }
+
+static void deliver(rille_loop *loop, const rille_message *m) {
+  rille_job *job = m->what;
+  rille_state *state = job->state_index < loop->state_count ? loop->states[job->state_index] : NULL;
+  if (!state || !rille_state_emit(state, RILLE_EVENT_JOB, 0, 0)) {
+    rille_job_release(job);
+    return;
+  }
+  job->next_done = NULL;
+  if (state->last_job) state->last_job->next_done = job;
+  else state->first_job = job;
+  state->last_job = job;
+}
+
+/* A mailbox that is full is emptied by its loop, so the worker waits for that: no result is lost. The lock keeps the loop from
+ * being freed while it is looked at. */
+bool rille_job_send(rille_job *job) {
+  rille_message m = {.deliver = deliver, .drop = drop, .what = job};
+  pthread_mutex_t *lock = &job->pool->lock;
+  for (;;) {
+    bool is_wanted = job->has_failed || !(job->is_post || job->is_abandoned);
+    if (!is_wanted || !job->loop || job->pool->is_closing) return false;
+    if (rille_mailbox_send(&job->loop->mailbox, &m) == RILLE_OK) return true;
+    pthread_mutex_unlock(lock);
+    nanosleep(&(struct timespec){.tv_nsec = RETRY_NS}, NULL);
+    pthread_mutex_lock(lock);
+  }
+}
+
+rille_job *rille_job_take(rille_state *state) {
+  rille_job *job = state->first_job;
+  if (!job) return NULL;
+  state->first_job = job->next_done;
+  if (!job->next_done) state->last_job = NULL;
+  return job;
+}
+
+void rille_job_forget(rille_state *state) {
+  rille_job *job;
+  while ((job = rille_job_take(state))) rille_job_release(job);
+}

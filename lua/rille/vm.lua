@@ -1,0 +1,28 @@
+-- vm: what every Lua state that Rille makes gets, on a loop or in a worker: a seed, a print that goes to the log.
+
+local log = require "rille.log"
+
+local vm = {}
+
+-- A seed from the kernel: every fresh state would give the same random numbers otherwise.
+function vm.seed()
+  local file = io.open("/dev/urandom", "rb")
+  local bytes = file and file:read(6)
+  if file then file:close() end
+  local n = bytes and 0 or os.time()
+  for i = 1, bytes and #bytes or 0 do n = n * 256 + bytes:byte(i) end
+  math.randomseed(n)
+end
+
+function vm.print_to_log(...)
+  local parts = { ... }
+  for i = 1, select("#", ...) do parts[i] = tostring(parts[i]) end
+  log.record("info", 1, nil, "%s", table.concat(parts, "\t"))
+end
+
+-- A chunk that runs main(...) of a module of the library, found where this state found it.
+function vm.source(module)
+  return ("package.path, package.cpath = %q, %q\nreturn require(%q).main(...)"):format(package.path, package.cpath, module)
+end
+
+return vm
