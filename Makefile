@@ -68,7 +68,7 @@ $(BUILD)/core/%.o: core/%.c $(BUILD)/flags
 	$(Q)$(CC) $(C_FLAGS) $(LTO) -include core/export.h -MMD -MP -c $< -o $@
 
 # The text of rille.h as Lua sees it, a C string in the library: no declaration is written twice.
-$(BUILD)/cdef.c: core/rille.h core/rille_dict.h core/rille_http.h core/rille_pool.h core/rille_topic.h Makefile
+$(BUILD)/cdef.c: core/rille.h core/rille_dict.h core/rille_http.h core/rille_pool.h core/rille_post.h core/rille_topic.h Makefile
 	@mkdir -p $(@D)
 	@$(CC) -E -P -DRILLE_CDEF $< -o $(BUILD)/cdef.txt
 	@{ echo '#include "rille.h"'; echo 'const char *rille_cdef(void) { return'; \

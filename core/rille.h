@@ -421,19 +421,6 @@ size_t rille_conn_local(const rille_conn *c, char *to, size_t size);
 rille_conn *rille_conn_adopt(rille_service *service, int fd, int *err);
 int rille_conn_pair(rille_service *service, rille_conn *pair[2]);
 
-/* ---- post: loop thread; what goes to another loop ---------------------------------------------------------------- */
-
-/* Event POST with these bytes in the state of the same server on loop 1 ..: 0, or RILLE_ERR_NOT_FOUND (no such loop), RILLE_ERR_FULL
- * (its mailbox), RILLE_ERR_TOO_LARGE (above 16 MiB). */
-int rille_post_call(rille_state *from, uint32_t loop_id, const char *bytes, size_t size);
-/* the bytes of the oldest call, borrowed until the next one is taken */
-const char *rille_post_take(rille_state *state, double *size);
-/* Bytes for the connection of that id, of any loop; copied once. 0: written, or on their way; RILLE_ERR_CLOSED (one of this loop that is
- * gone), RILLE_ERR_NOT_FOUND (no such loop), RILLE_ERR_FULL. */
-int rille_post_bytes(rille_loop *from, double id, const char *bytes, double size);
-/* close it, after its output */
-int rille_post_close(rille_loop *from, double id);
-
 /* ---- watch ----------------------------------------------------------------------------------------------------- */
 
 /* One event WATCH with this token when fd is ready (mask 1 readable, 2 writable) or ms are over (0: no limit); fd -1: a timer.
@@ -501,6 +488,7 @@ void rille_log_count(rille_log_counts *out);
 #include "rille_dict.h"
 #include "rille_http.h"
 #include "rille_pool.h"
+#include "rille_post.h"
 #include "rille_topic.h"
 
 #endif
