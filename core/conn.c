@@ -1,6 +1,6 @@
 /*
- * conn: the life of a connection, from its slot to its end; see conn.h. Reading and writing are in conn_io.c, the calls
- * that Lua makes in conn_face.c.
+ * conn: the life of a connection, from its slot to its end; see conn.h. Reading and writing are in conn_io.c, deadlines in
+ * conn_time.c, the calls that Lua makes in conn_face.c.
  *
  * The end has three steps. Something asks for it: close(), the peer's FIN, an error, a time-out. Then the socket goes,
  * after its output is drained where that is still possible. Then, when no handler runs any more, the state gets CLOSE,
@@ -198,12 +198,12 @@ void rille_conn_input_changed(rille_conn *c) {
 /* ---- the end --------------------------------------------------------------------------------------------------- */
 
 /* The peer will get RST, and the kernel keeps nothing of our output. */
-static void reset_on_close(const rille_conn *c) {
+void rille_conn_reset_on_close(const rille_conn *c) {
   struct linger reset = {.l_onoff = 1, .l_linger = 0};
   if (c->fd >= 0 && c->flags & RILLE_CONN_SOCKET) setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
 }
 
-static void drop_socket(rille_conn *c) {
+void rille_conn_drop_socket(rille_conn *c) {
   rille_topic_leave(c);
   if (c->fd < 0) return;
   if (c->flags & RILLE_CONN_SHARED && c->flags & RILLE_CONN_REGISTERED) rille_poller_remove(&c->loop->poller, c->fd);
@@ -250,7 +250,7 @@ static bool has_unread_input(const rille_conn *c) {
 
 static void end_closing(rille_conn *c) {
   if (c->flags & RILLE_CONN_LINGERING) {
-    if (c->flags & RILLE_CONN_EOF) drop_socket(c);
+    if (c->flags & RILLE_CONN_EOF) rille_conn_drop_socket(c);
     return;
   }
   bool is_unread =
@@ -263,7 +263,7 @@ static void end_closing(rille_conn *c) {
     rille_conn_mark_dirty(c);
     return;
   }
-  drop_socket(c);
+  rille_conn_drop_socket(c);
 }
 
 void rille_conn_settle(rille_conn *c) {
@@ -278,10 +278,10 @@ void rille_conn_settle(rille_conn *c) {
   bool quiet = c->tasks == 0 && !(c->flags & (RILLE_CONN_BUSY | RILLE_CONN_OPENING));
   if (c->fd >= 0) {
     if (c->error) {
-      drop_socket(c);
+      rille_conn_drop_socket(c);
     } else if (rille_conn_output_len(c) == 0) {
       if (c->flags & RILLE_CONN_CLOSING) end_closing(c);
-      else if (c->flags & RILLE_CONN_EOF && c->flags & RILLE_CONN_SERVED && quiet) drop_socket(c);
+      else if (c->flags & RILLE_CONN_EOF && c->flags & RILLE_CONN_SERVED && quiet) rille_conn_drop_socket(c);
     }
   }
   /* One that a script reads by itself stays, socket or not, until the script closes it: there may be bytes left to read. */
@@ -295,7 +295,7 @@ void rille_conn_fail(rille_conn *c, int err) {
 
 void rille_conn_free(rille_conn *c) {
   if (c->flags & RILLE_CONN_DEAD) return;
-  drop_socket(c);
+  rille_conn_drop_socket(c);
   rille_timer_stop(&c->loop->wheel, &c->timer);
   rille_http_drop(c);
   rille_conn_give_input(c);
@@ -339,8 +339,8 @@ void rille_conn_raise(rille_conn *c) {
 
 void rille_conn_abort(rille_conn *c) {
   if (c->flags & RILLE_CONN_FINISHED) return;
-  reset_on_close(c);
-  drop_socket(c);
+  rille_conn_reset_on_close(c);
+  rille_conn_drop_socket(c);
   c->flags |= RILLE_CONN_CLOSING;
   c->closing_ms = c->loop->now_ms;
   rille_conn_mark_dirty(c);
@@ -371,128 +371,4 @@ bool rille_conn_stop(rille_conn *c, bool force) {
     rille_conn_close(c);
   }
   return true;
-}
-
-/* ---- time ------------------------------------------------------------------------------------------------------ */
-
-enum due { DUE_NOTHING, DUE_HTTP, DUE_LINGER, DUE_LIFETIME, DUE_WRITE, DUE_READ, DUE_IDLE_READ, DUE_IDLE_WRITE };
-
-static void earliest(int32_t *left, enum due *due, uint32_t since, uint32_t span, uint32_t now, enum due what) {
-  int32_t rest = (int32_t)(since + span - now);
-  if (*due != DUE_NOTHING && rest >= *left) return;
-  *left = rest;
-  *due = what;
-}
-
-/* Of a connection that is being closed: its output has time as long as the peer takes some of it, what comes after that a linger
- * time. A client of HTTP, which did not ask for the end, is given the time that any answer gets. */
-static void closing_due(const rille_conn *c, int32_t *left, enum due *due) {
-  const rille_timeouts *t = c->timeouts;
-  bool drains = rille_conn_output_len(c) > 0 && !(c->flags & RILLE_CONN_LINGERING);
-  bool has_progress = drains && (int32_t)(c->written_ms - c->closing_ms) > 0;
-  uint32_t since = has_progress ? c->written_ms : c->closing_ms;
-  uint32_t span = drains && c->is_http && t->write_ms > t->linger_ms ? t->write_ms : t->linger_ms;
-  earliest(left, due, since, span, c->loop->now_ms, DUE_LINGER);
-}
-
-/* What is due next, and in how many ms (0 or less: now). */
-static enum due next_due(const rille_conn *c, int32_t *left) {
-  const rille_timeouts *t = c->timeouts;
-  uint32_t now = c->loop->now_ms;
-  enum due due = DUE_NOTHING;
-  *left = 0;
-  if (c->flags & RILLE_CONN_READER && !(c->flags & RILLE_CONN_WOKEN) && t->read_ms) {
-    earliest(left, &due, c->parked_ms, t->read_ms, now, DUE_READ);
-  }
-  if (c->fd < 0) return due;
-  if (c->flags & RILLE_CONN_CLOSING) {
-    closing_due(c, left, &due);
-    return due;
-  }
-  if (c->http && c->is_http) {
-    uint32_t since, span = rille_http_patience(c, &since);
-    if (span > 0) earliest(left, &due, since, span, now, DUE_HTTP);
-  }
-  if (t->lifetime_ms) earliest(left, &due, c->opened_ms, t->lifetime_ms, now, DUE_LIFETIME);
-  if (t->write_ms && c->flags & RILLE_CONN_BLOCKED) earliest(left, &due, c->written_ms, t->write_ms, now, DUE_WRITE);
-  if (t->idle_ms && !(c->flags & RILLE_CONN_IDLE_TOLD)) {
-    bool read_later = (int32_t)(c->read_ms - c->written_ms) >= 0;
-    if (c->service->hooks & RILLE_HOOK_IDLE) {
-      if (read_later) earliest(left, &due, c->written_ms, t->idle_ms, now, DUE_IDLE_WRITE);
-      else earliest(left, &due, c->read_ms, t->idle_ms, now, DUE_IDLE_READ);
-    } else {
-      earliest(left, &due, read_later ? c->read_ms : c->written_ms, t->idle_ms, now, DUE_IDLE_READ);
-    }
-  }
-  return due;
-}
-
-/* One timer a connection, at its nearest deadline. Traffic does not touch it: when it fires too early it is set anew. */
-void rille_conn_arm(rille_conn *c) {
-  if (c->flags & RILLE_CONN_FINISHED) return;
-  int32_t left;
-  if (next_due(c, &left) == DUE_NOTHING) return;
-  uint64_t expiry = c->loop->clock_ms + (uint64_t)(left > 0 ? left : 0);
-  if (rille_timer_is_running(&c->timer) && c->timer.expiry_ms <= expiry) return;
-  rille_timer_start(&c->loop->wheel, &c->timer, expiry);
-}
-
-static void expire(rille_conn *c, enum due due) {
-  bool has_hook = c->service->hooks & RILLE_HOOK_IDLE && c->flags & RILLE_CONN_SERVED;
-  switch (due) {
-  case DUE_HTTP: rille_http_expire(c); return;
-  case DUE_READ:
-    c->flags |= RILLE_CONN_READ_LATE | RILLE_CONN_WOKEN;
-    rille_state_emit(c->state, RILLE_EVENT_READ, c->slot, 0);
-    return;
-  case DUE_IDLE_READ:
-  case DUE_IDLE_WRITE:
-    if (has_hook) {
-      c->flags |= RILLE_CONN_IDLE_TOLD;
-      c->tasks++; /* until the hook has returned */
-      rille_state_emit(c->state, RILLE_EVENT_IDLE, c->slot, due == DUE_IDLE_READ ? 1 : 2);
-      return;
-    }
-    /* A handler that computes or waits for something else is no idle connection, one that waits for input is. */
-    if (c->tasks > 0 && !(c->flags & RILLE_CONN_READER)) {
-      c->read_ms = c->loop->now_ms;
-      return;
-    }
-    break;
-  case DUE_LINGER:
-    if (rille_conn_output_len(c) == 0) {
-      drop_socket(c);
-      rille_conn_settle(c);
-      return;
-    }
-    break;
-  default: break;
-  }
-  /* What the peer does not take would stay queued in the kernel after a plain close. */
-  if (due == DUE_WRITE || due == DUE_LINGER) reset_on_close(c);
-  c->reason = c->reason ? c->reason : RILLE_ERR_TIMEOUT;
-  rille_conn_fail(c, RILLE_ERR_TIMEOUT);
-}
-
-/* A moment more than 24 days ago would pass for one in the future: a connection that is only written to has such a read_ms. */
-static void limit_age(uint32_t *since, uint32_t now) {
-  if (now - *since > INT32_MAX) *since = now - INT32_MAX;
-}
-
-void rille_conn_timer(rille_conn *c) {
-  if (c->flags & RILLE_CONN_FINISHED) return;
-  limit_age(&c->read_ms, c->loop->now_ms);
-  limit_age(&c->written_ms, c->loop->now_ms);
-  int32_t left;
-  enum due due = next_due(c, &left);
-  if (due != DUE_NOTHING && left <= 0) expire(c, due);
-  rille_conn_arm(c);
-}
-
-void rille_conn_idle_done(rille_conn *c) {
-  c->flags &= ~(uint32_t)RILLE_CONN_IDLE_TOLD;
-  if ((int32_t)(c->read_ms - c->written_ms) >= 0) c->written_ms = c->loop->now_ms;
-  else c->read_ms = c->loop->now_ms;
-  rille_conn_leave(c);
-  rille_conn_arm(c);
 }

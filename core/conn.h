@@ -137,6 +137,8 @@ int rille_conn_attach(rille_conn *c); /* to epoll; on an error the descriptor is
 void rille_conn_mark_dirty(rille_conn *c);
 void rille_conn_settle(rille_conn *c);
 void rille_conn_arm(rille_conn *c);
+void rille_conn_drop_socket(rille_conn *c);
+void rille_conn_reset_on_close(const rille_conn *c); /* its close sends RST: nothing stays queued in the kernel */
 void rille_conn_input_changed(rille_conn *c);
 void rille_conn_wake_writers(rille_conn *c);
 int rille_conn_send(rille_conn *c);

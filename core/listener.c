@@ -5,11 +5,11 @@
 
 #include "conn.h"
 #include "log.h"
+#include "socket.h"
 #include "team.h"
 
 #include <errno.h>
 #include <netinet/tcp.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,89 +18,25 @@
 
 enum { FULL_RECHECK_MS = 10 };
 
-static int say(char *message, size_t size, int err, const char *format, ...) {
-  va_list arguments;
-  va_start(arguments, format);
-  vsnprintf(message, size, format, arguments);
-  va_end(arguments);
-  return err;
-}
-
 static const char *reason(int error_number) {
   return strerror(error_number); /* NOLINT(concurrency-mt-unsafe): glibc keeps the text by thread */
 }
 
 /* ---- opening --------------------------------------------------------------------------------------------------- */
 
-static const struct sockaddr_un *unix_name(const rille_address *address) {
-  return (const struct sockaddr_un *)&address->storage;
-}
+static bool has_path(const rille_address *address) { return rille_socket_path(address) != NULL; }
 
-static bool has_path(const rille_address *address) {
-  return address->family == AF_UNIX && unix_name(address)->sun_path[0] != '\0';
-}
-
-/* A socket file that a server left behind: it is one, and nobody answers. */
-static bool is_stale_path(const rille_address *address) {
-  struct stat info;
-  if (lstat(unix_name(address)->sun_path, &info) != 0 || !S_ISSOCK(info.st_mode)) return false;
-  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  if (fd < 0) return false;
-  int result = connect(fd, (const struct sockaddr *)&address->storage, address->length);
-  bool refused = result != 0 && errno == ECONNREFUSED;
-  close(fd);
-  return refused;
-}
-
-static void set_option(int fd, int level, int name, int value) {
-  (void)setsockopt(fd, level, name, &value, sizeof value);
-}
-
-static int make_socket(const rille_listener *l, bool reuseport, char *message, size_t size) {
-  const rille_listen_options *o = &l->options;
-  int fd = socket(l->address.family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  if (fd < 0) return say(message, size, rille_err_from_errno(errno), "no socket: %s", reason(errno));
-  if (l->address.family != AF_UNIX) {
-    set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
-    if (reuseport) set_option(fd, SOL_SOCKET, SO_REUSEPORT, 1);
-    if (l->address.family == AF_INET6) set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, o->ipv6_only || l->address.ipv6_only);
-    /* What is set on the listening socket is inherited: no call for each connection. */
-    if (l->service->nodelay) set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
-    if (l->service->keepalive_s) {
-      set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
-      set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, (int)l->service->keepalive_s);
-    }
+/* What is set on the listening socket is inherited: no call for each connection. */
+static void set_inherited(const rille_listener *l) {
+  const rille_service *service = l->service;
+  if (l->options.receive_buffer) rille_socket_set(l->fd, SOL_SOCKET, SO_RCVBUF, l->options.receive_buffer);
+  if (l->options.send_buffer) rille_socket_set(l->fd, SOL_SOCKET, SO_SNDBUF, l->options.send_buffer);
+  if (l->address.family == AF_UNIX) return;
+  if (service->nodelay) rille_socket_set(l->fd, IPPROTO_TCP, TCP_NODELAY, 1);
+  if (service->keepalive_s) {
+    rille_socket_set(l->fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+    rille_socket_set(l->fd, IPPROTO_TCP, TCP_KEEPIDLE, (int)service->keepalive_s);
   }
-  if (o->receive_buffer) set_option(fd, SOL_SOCKET, SO_RCVBUF, o->receive_buffer);
-  if (o->send_buffer) set_option(fd, SOL_SOCKET, SO_SNDBUF, o->send_buffer);
-  if (o->device[0] &&
-      setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, o->device, (socklen_t)strnlen(o->device, sizeof o->device)) != 0) {
-    int err = errno;
-    close(fd);
-    return say(message, size, rille_err_from_errno(err), "cannot bind to device %.15s: %s", o->device, reason(err));
-  }
-  if (bind(fd, (const struct sockaddr *)&l->address.storage, l->address.length) == 0) return fd;
-  int err = errno;
-  close(fd);
-  if (err == EADDRINUSE)
-    return say(message, size, RILLE_ERR_ADDRESS_IN_USE,
-               "address in use; stop what listens there, or choose another address");
-  return say(message, size, rille_err_from_errno(err), "%s", reason(err));
-}
-
-static int bind_socket(rille_listener *l, bool reuseport, bool is_first, char *message, size_t size) {
-  if (reuseport && is_first && rille_address_port(&l->address) != 0) {
-    /* With SO_REUSEPORT a second server of the same user binds silently; the first bind without it finds a busy port. */
-    int probe = make_socket(l, false, message, size);
-    if (probe < 0) return probe;
-    close(probe);
-  }
-  int fd = make_socket(l, reuseport, message, size);
-  if (fd == RILLE_ERR_ADDRESS_IN_USE && has_path(&l->address) && is_stale_path(&l->address)) {
-    unlink(unix_name(&l->address)->sun_path);
-    fd = make_socket(l, reuseport, message, size);
-  }
-  return fd;
 }
 
 static void learn_address(rille_listener *l) {
@@ -112,21 +48,29 @@ static void learn_address(rille_listener *l) {
     l->address.ipv6_only = v6only;
   }
   struct stat info;
-  if (has_path(&l->address) && stat(unix_name(&l->address)->sun_path, &info) == 0) {
+  if (has_path(&l->address) && stat(rille_socket_path(&l->address), &info) == 0) {
     l->device = info.st_dev;
     l->inode = info.st_ino;
   }
 }
 
 static int open_socket(rille_listener *l, bool reuseport, bool is_first, char *message, size_t size) {
-  l->fd = bind_socket(l, reuseport, is_first, message, size);
+  rille_socket_options options = {
+      .type = SOCK_STREAM,
+      .reuseport = reuseport,
+      .is_first = is_first,
+      .ipv6_only = l->options.ipv6_only || l->address.ipv6_only,
+      .mode = l->options.mode,
+      .device = l->options.device,
+  };
+  l->fd = rille_socket_bind(&l->address, &options, message, size);
   if (l->fd < 0) return l->fd;
-  if (has_path(&l->address) && l->options.mode) (void)chmod(unix_name(&l->address)->sun_path, l->options.mode);
+  set_inherited(l);
   if (listen(l->fd, l->options.backlog > 0 ? l->options.backlog : 65535) != 0) { /* the system cuts it to somaxconn */
     int err = errno;
     close(l->fd);
-    if (has_path(&l->address)) unlink(unix_name(&l->address)->sun_path);
-    return say(message, size, rille_err_from_errno(err), "%s", reason(err));
+    if (has_path(&l->address)) unlink(rille_socket_path(&l->address));
+    return rille_socket_say(message, size, rille_err_from_errno(err), "%s", reason(err));
   }
   learn_address(l);
   return RILLE_OK;
@@ -140,7 +84,8 @@ static int join(rille_listener *l, rille_group *group, char *message, size_t siz
     group->accept = l->options.accept;
     group->balance = l->options.balance;
     if (l->address.family == AF_UNIX && group->accept == RILLE_ACCEPT_REUSEPORT) {
-      return say(message, size, RILLE_ERR_NOT_SUPPORTED, "a Unix socket has no reuseport; use shared or balanced");
+      return rille_socket_say(message, size, RILLE_ERR_NOT_SUPPORTED,
+                              "a Unix socket has no reuseport; use shared or balanced");
     }
   } else {
     const rille_listener *first = group->members[0];
@@ -165,14 +110,14 @@ static int join(rille_listener *l, rille_group *group, char *message, size_t siz
 
 static int find_and_join(rille_listener *l, char *message, size_t size) {
   rille_group *group = rille_team_group(l->loop->team, l->options.group);
-  return group ? join(l, group, message, size) : say(message, size, RILLE_ERR_NO_MEMORY, "no memory");
+  return group ? join(l, group, message, size) : rille_socket_say(message, size, RILLE_ERR_NO_MEMORY, "no memory");
 }
 
 rille_listener *rille_listener_open(rille_service *service, const char *url, const rille_listen_options *options,
                                     int *err, char *message, size_t message_size) {
   rille_listener *l = calloc(1, sizeof *l);
   if (!l) {
-    *err = say(message, message_size, RILLE_ERR_NO_MEMORY, "no memory");
+    *err = rille_socket_say(message, message_size, RILLE_ERR_NO_MEMORY, "no memory");
     return NULL;
   }
   l->loop = service->state->loop;
@@ -183,7 +128,7 @@ rille_listener *rille_listener_open(rille_service *service, const char *url, con
   bool is_shared = l->loop->team && options->group;
   if (*err >= 0) *err = is_shared ? find_and_join(l, why, sizeof why) : open_socket(l, false, true, why, sizeof why);
   if (*err < 0) {
-    say(message, message_size, *err, "cannot listen on %s: %s", url, why);
+    rille_socket_say(message, message_size, *err, "cannot listen on %s: %s", url, why);
     free(l);
     return NULL;
   }
@@ -344,9 +289,9 @@ void rille_listener_shut(rille_listener *l) {
   if (l->group && l == l->group->members[0]) atomic_store(&l->group->is_accepting, false);
   if (!is_last) return;
   struct stat info;
-  if (has_path(&l->address) && stat(unix_name(&l->address)->sun_path, &info) == 0 && info.st_dev == l->device &&
+  if (has_path(&l->address) && stat(rille_socket_path(&l->address), &info) == 0 && info.st_dev == l->device &&
       info.st_ino == l->inode) {
-    unlink(unix_name(&l->address)->sun_path);
+    unlink(rille_socket_path(&l->address));
   }
 }
 
