@@ -127,7 +127,7 @@ asan: test-deps
 
 # C tests that start threads
 # specs whose servers run several loops; only the server is run under the sanitizer
-RACING_SPECS = spec/loops_spec.lua spec/topic_spec.lua spec/pool_spec.lua spec/pool_server_spec.lua
+RACING_SPECS = spec/loops_spec.lua spec/topic_spec.lua spec/pool_spec.lua spec/pool_server_spec.lua spec/state_spec.lua
 RACES = $(sort $(wildcard spec/c/*_race_test.c) $(shell grep -l pthread_create spec/c/*_test.c 2>/dev/null))
 tsan: test-deps
 	@$(MAKE) --no-print-directory build $(TSAN)

@@ -112,6 +112,7 @@ struct rille_service {
 
   /* loop thread */
   uint32_t connections;
+  bool is_former; /* of a state that this one replaces; only listeners that nobody has asked for yet use it */
 };
 
 /* Take a connection over fd (non-blocking, CLOEXEC) for a service; NULL when slots or memory ran out, fd is untouched then. */

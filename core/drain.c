@@ -34,17 +34,23 @@ void rille_loop_stop(rille_loop *loop, double drain_ms) {
   loop->drain_at_ms = at;
   /* not in this turn: a connection is idle only when the kernel has nothing for it either */
   loop->drain_look_ms = loop->clock_ms + 1;
-  loop->hooks_pending = loop->state_count;
+  loop->hooks_pending = 0;
   if (loop->is_open) {
     for (rille_listener *l = loop->listeners; l; l = l->next) rille_listener_drain(l);
   }
-  for (uint32_t i = 0; i < loop->state_count; i++) rille_state_emit(loop->states[i], RILLE_EVENT_STOP, 0, 0);
+  for (uint32_t i = 0; i < loop->state_count; i++) {
+    if (!loop->states[i]->lua) continue;
+    loop->states[i]->owes_hooks = true;
+    loop->hooks_pending++;
+    rille_state_emit(loop->states[i], RILLE_EVENT_STOP, 0, 0);
+  }
 }
 
 int rille_loop_is_stopping(const rille_loop *loop) { return loop->is_stopping; }
 
-void rille_loop_hooks_done(rille_loop *loop) {
-  if (loop->hooks_pending > 0) loop->hooks_pending--;
+void rille_state_hooks_done(rille_state *state) {
+  if (state->owes_hooks) state->loop->hooks_pending--;
+  state->owes_hooks = false;
 }
 
 void rille_loop_exit(rille_loop *loop, int status) {

@@ -69,7 +69,8 @@ rille_listener *rille_group_pick(rille_group *group, rille_listener *l, const ri
   else if (group->balance == RILLE_BALANCE_SOURCE_HASH && has_source) first = hash_of(peer);
   for (uint32_t i = 0; i < group->count; i++) {
     rille_listener *member = group->members[(first + i) % group->count];
-    if (member == l || !is_stalled(member->loop, l->loop->now_ns)) return member;
+    bool is_there = !atomic_load(&member->is_away) && !is_stalled(member->loop, l->loop->now_ns);
+    if (member == l || is_there) return member;
   }
   return l;
 }

@@ -113,6 +113,24 @@ static int find_and_join(rille_listener *l, char *message, size_t size) {
   return group ? join(l, group, message, size) : rille_socket_say(message, size, RILLE_ERR_NO_MEMORY, "no memory");
 }
 
+static bool is_same_address(const rille_address *a, const rille_address *b) {
+  return a->family == b->family && a->length == b->length && memcmp(&a->storage, &b->storage, a->length) == 0;
+}
+
+/* The listener of the state that this service's replaces, on the same address: it goes over with its queue. */
+static rille_listener *take_over(rille_service *service, const rille_address *address,
+                                 const rille_listen_options *options) {
+  for (rille_listener *l = service->state->loop->listeners; l; l = l->next) {
+    if (l->is_closed || !l->service->is_former || l->service->state != service->state) continue;
+    if (l->options.group != options->group) continue;
+    if (!options->group && !is_same_address(&l->address, address)) continue;
+    l->service = service;
+    l->options = *options;
+    return l;
+  }
+  return NULL;
+}
+
 rille_listener *rille_listener_open(rille_service *service, const char *url, const rille_listen_options *options,
                                     int *err, char *message, size_t message_size) {
   rille_listener *l = calloc(1, sizeof *l);
@@ -125,6 +143,11 @@ rille_listener *rille_listener_open(rille_service *service, const char *url, con
   l->options = *options;
   char why[256];
   *err = rille_address_parse(url, &l->address, why, sizeof why);
+  rille_listener *former = *err >= 0 ? take_over(service, &l->address, options) : NULL;
+  if (former) {
+    free(l);
+    return former;
+  }
   bool is_shared = l->loop->team && options->group;
   if (*err >= 0) *err = is_shared ? find_and_join(l, why, sizeof why) : open_socket(l, false, true, why, sizeof why);
   if (*err < 0) {
@@ -145,13 +168,13 @@ size_t rille_listener_address(const rille_listener *l, char *to, size_t size) {
 
 /* ---- accepting ------------------------------------------------------------------------------------------------- */
 
-static void disarm(rille_listener *l) {
+void rille_listener_disarm(rille_listener *l) {
   if (l->is_armed) rille_poller_remove(&l->loop->poller, l->fd);
   l->is_armed = false;
 }
 
 void rille_listener_arm(rille_listener *l) {
-  if (l->is_armed || l->is_closed || l->fd < 0) return;
+  if (l->is_armed || l->is_closed || l->fd < 0 || !l->service->state->is_serving) return;
   uint64_t data = (uint64_t)RILLE_TAG_LISTENER << 56 | (uint64_t)(uintptr_t)l; /* user addresses have 47 bits */
   bool is_shared = l->group && l->group->accept == RILLE_ACCEPT_SHARED && l->group->count > 1;
   uint32_t events = EPOLLIN | (is_shared ? (uint32_t)EPOLLEXCLUSIVE : 0); /* one loop wakes for a connection, not all */
@@ -163,7 +186,7 @@ static void back_off(rille_listener *l, int error_number) {
   if (l->retry_ms > RILLE_ACCEPT_RETRY_MAX_MS) l->retry_ms = RILLE_ACCEPT_RETRY_MAX_MS;
   l->retry_at_ms = l->loop->clock_ms + l->retry_ms;
   l->loop->listeners_wait = true;
-  disarm(l);
+  rille_listener_disarm(l);
   char address[RILLE_ADDRESS_TEXT_MAX];
   rille_listener_address(l, address, sizeof address);
   RILLE_LOG(RILLE_LOG_WARN, "cannot accept on %s: %s; new connections wait, next try in %u ms", address,
@@ -184,7 +207,7 @@ static bool is_full(rille_listener *l) {
   }
   l->is_full = true;
   l->loop->listeners_wait = true;
-  disarm(l);
+  rille_listener_disarm(l);
   return true;
 }
 
@@ -204,6 +227,11 @@ static bool serve(rille_listener *l, int fd, const rille_peer *peer) {
 }
 
 void rille_listener_receive(rille_listener *l, int fd, const rille_peer *peer) {
+  if (!l->service->state->is_serving) { /* it failed while the connection was on its way */
+    close(fd);
+    rille_group_left(l->group, l->loop);
+    return;
+  }
   if (!serve(l, fd, peer)) RILLE_LOG(RILLE_LOG_WARN, "no memory for a connection: closed");
 }
 
@@ -280,7 +308,7 @@ void rille_listener_close(rille_listener *l) {
 
 void rille_listener_shut(rille_listener *l) {
   if (l->is_closed) return;
-  disarm(l);
+  rille_listener_disarm(l);
   l->is_closed = true;
   bool is_last = !l->group || atomic_fetch_sub(&l->group->open, 1) == 1;
   bool is_shared = l->group && l->group->accept == RILLE_ACCEPT_SHARED;
@@ -297,7 +325,8 @@ void rille_listener_shut(rille_listener *l) {
 
 void rille_listener_drain(rille_listener *l) {
   if (l->is_closed) return;
-  for (int i = 0; i < RILLE_ACCEPT_LAST && l->fd >= 0 && !is_full(l) && accept_one(l); i++) {
+  bool takes = l->fd >= 0 && l->service->state->is_serving;
+  for (int i = 0; takes && i < RILLE_ACCEPT_LAST && !is_full(l) && accept_one(l); i++) {
   }
   rille_listener_shut(l);
 }

@@ -28,17 +28,19 @@ struct rille_listener {
   rille_address address;
   rille_listen_options options;
   int fd;
-  bool is_armed;     /* in epoll */
-  bool is_closed;    /* freed at the end of the event batch, when it is not held any more */
-  bool is_held;      /* by who opened it, until rille_listener_close */
-  bool is_full;      /* max_connections reached */
-  uint32_t retry_ms; /* the present back-off, 0: none */
+  bool is_armed;        /* in epoll */
+  bool is_closed;       /* freed at the end of the event batch, when it is not held any more */
+  bool is_held;         /* by who opened it, until rille_listener_close */
+  bool is_full;         /* max_connections reached */
+  _Atomic bool is_away; /* any thread: the state behind it failed, and is not replaced yet */
+  uint32_t retry_ms;    /* the present back-off, 0: none */
   uint64_t retry_at_ms;
   dev_t device; /* of the unix path, so that only our own file is removed */
   ino_t inode;
 };
 
 void rille_listener_arm(rille_listener *l);
+void rille_listener_disarm(rille_listener *l);
 void rille_listener_accept(rille_listener *l);
 /* A connection that another member of the group has accepted. */
 void rille_listener_receive(rille_listener *l, int fd, const rille_peer *peer);

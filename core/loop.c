@@ -60,6 +60,7 @@ rille_loop *rille_loop_new(uint32_t id, int *err) {
   loop->watch_free = UINT32_MAX;
   loop->budget_slot = UINT32_MAX;
   loop->budget_ns = BUDGET_NS;
+  loop->mend_at_ms = UINT64_MAX;
   rille_loop_set_drain(loop, -1); /* the default */
   loop->started_ms = rille_now_ns() / 1000000;
   update_clock(loop);
@@ -154,6 +155,7 @@ static void dump(const rille_loop *loop) {
       {"lua_bytes", s.lua_bytes},
       {"lua_allocated", s.lua_allocated},
       {"failures", s.failures},
+      {"replaced", s.replaced},
       {"blocks", b.blocks_in_use},
       {"block_bytes", b.bytes_in_use},
       {"cached_bytes", b.cached_bytes},
@@ -320,6 +322,7 @@ static int wait_ms(rille_loop *loop) {
   uint64_t next = sooner(rille_wheel_next(&loop->wheel), rille_wheel_next(&loop->task_wheel));
   next = sooner(next, revive_at_ms);
   if (loop->tick_at_ms) next = sooner(next, loop->tick_at_ms);
+  next = sooner(next, loop->mend_at_ms);
   if (loop->is_stopping) next = sooner(next, loop->drain_look_ms);
   if (next == UINT64_MAX) return -1;
   /* handlers took their time: a wait from the turn's clock on would end late */
@@ -375,6 +378,7 @@ static void turn(rille_loop *loop) {
   run_timers(loop); /* after the reads: what has just spoken is not idle */
   rille_loop_run_states(loop, false);
   rille_loop_bury(loop);
+  if (loop->mend_at_ms <= loop->clock_ms) rille_loop_mend(loop);
   rille_listener_sweep(loop, false);
   if (loop->is_stopping) rille_loop_check_stop(loop);
 }
@@ -389,6 +393,7 @@ int rille_loop_run(rille_loop *loop) {
   loop->starting = loop->state_count;
   for (uint32_t i = 0; i < loop->state_count; i++) {
     loop->states[i]->phase = RILLE_STATE_RUNNING;
+    loop->states[i]->started_ms = loop->clock_ms;
     rille_state_emit(loop->states[i], RILLE_EVENT_START, 0, 0);
   }
   while (!loop->is_over) turn(loop);
@@ -423,12 +428,11 @@ int rille_loop_thread_join(rille_loop *loop) {
   return loop->status;
 }
 
-int rille_loop_open(rille_loop *loop) {
+void rille_loop_open(rille_loop *loop) {
   if (loop->starting > 0) loop->starting--;
-  if (loop->is_stopping || loop->starting > 0) return (int)loop->starting;
+  if (loop->is_stopping || loop->starting > 0) return;
   if (loop->team) rille_team_started(loop->team);
   else accept_from_now(loop);
-  return 0;
 }
 
 void rille_loop_set_budget(rille_loop *loop, double ms) { loop->budget_ns = ms > 0 ? (uint64_t)(ms * 1e6) : BUDGET_NS; }
@@ -443,6 +447,7 @@ void rille_loop_stats_read(const rille_loop *loop, rille_loop_stats *out) {
       .bytes_in = loop->bytes_in,
       .bytes_out = loop->bytes_out,
       .watches = loop->watch_count,
+      .replaced = loop->replaced,
       .timers = (double)rille_wheel_count(&loop->wheel),
   };
   for (uint32_t i = 0; i < loop->state_count; i++) {

@@ -99,6 +99,7 @@ struct rille_loop {
   uint64_t budget_started_ns;
   uint64_t budget_ns;
 
+  uint64_t mend_at_ms; /* look for states that are broken; 0: at the end of this turn */
   uint64_t tick_at_ms; /* housekeeping, once a second while there was work; 0: none is due */
   uint64_t slept_ns;   /* when the loop last slept */
   bool worked;         /* since the last tick */
@@ -118,6 +119,7 @@ struct rille_loop {
   double messages;
   double bytes_in;
   double bytes_out;
+  double replaced; /* states */
 
   bool has_mail; /* more than was taken in this turn */
 
@@ -138,6 +140,8 @@ void rille_control_remove(rille_loop *loop);
 
 /* loop thread */
 uint64_t rille_now_ns(void);
+/* A state has started; when all have, the listeners accept. */
+void rille_loop_open(rille_loop *loop);
 /* as now_ms, but of this moment: the turn's clock lags behind by what handlers took */
 uint32_t rille_loop_fresh_ms(const rille_loop *loop);
 /* take away what a state that failed to build has started on the loop, which does not run */
@@ -155,6 +159,8 @@ int rille_fd_prepare(int fd);
 /* dispatch into Lua; first: also what only waits for its turn */
 void rille_loop_run_states(rille_loop *loop, bool first);
 void rille_loop_bury(rille_loop *loop);
+/* replace the states that are broken */
+void rille_loop_mend(rille_loop *loop);
 /* once a turn during a stop */
 void rille_loop_check_stop(rille_loop *loop);
 

@@ -58,6 +58,7 @@ struct rille_job {
   rille_pool *pool; /* a reference */
   const rille_environment *environment;
   uint32_t state_index; /* of the loop */
+  uint32_t renewals;    /* of that state: one that took its place does not know the job */
   uint32_t token;
   bool is_post;
   char name[96];

@@ -210,7 +210,7 @@ typedef struct rille_clock {
 
 typedef struct rille_loop_stats {
   double id, turns, connections, accepted, messages, bytes_in, bytes_out, watches, timers;
-  double lua_bytes, lua_allocated, failures;
+  double lua_bytes, lua_allocated, failures, replaced;
 } rille_loop_stats;
 
 /* owned; NULL with *err. id 1.. */
@@ -225,15 +225,11 @@ const rille_clock *rille_loop_clock(const rille_loop *loop); /* lives as long as
 double rille_now(void);                                      /* seconds, monotonic, at this moment */
 double rille_time(void);                                     /* seconds since 1970 */
 void rille_loop_stats_read(const rille_loop *loop, rille_loop_stats *out);
-/* loop thread: a state has started; when all have, the listeners accept. Returns the states that are still to start. */
-int rille_loop_open(rille_loop *loop);
 /* loop thread: begin to stop, with all loops of its team; drain_ms as below */
 void rille_loop_shutdown(rille_loop *loop, double drain_ms);
 /* loop thread: begin to stop; connections have drain_ms (below 0: what rille_loop_set_drain said) to finish */
 void rille_loop_stop(rille_loop *loop, double drain_ms);
 int rille_loop_is_stopping(const rille_loop *loop);
-/* loop thread: the shutdown hooks of a state are through */
-void rille_loop_hooks_done(rille_loop *loop);
 /* loop thread: end at once with this status */
 void rille_loop_exit(rille_loop *loop, int status);
 /* how long one connection may be served in a turn while others wait */
@@ -258,14 +254,26 @@ void rille_control_stop(void);
 /* ---- state ----------------------------------------------------------------------------------------------------- */
 
 /* owned by the loop. Makes a Lua state, opens the libraries and runs source(loop, state, arguments), both as numbers (their
- * addresses), which must return the dispatcher. NULL with a message when that raised. The thread that builds the loop. */
-rille_state *rille_state_new(rille_loop *loop, uint32_t generation, const char *label, const char *source,
-                             const char *arguments, size_t arguments_size, char *message, size_t message_size);
+ * addresses), which must return the dispatcher. NULL with a message when that raised. memory: limit of its heap in bytes, 0: none. The
+ * thread that builds the loop. */
+rille_state *rille_state_new(rille_loop *loop, uint32_t generation, const char *label, double memory,
+                             const char *source, const char *arguments, size_t arguments_size, char *message,
+                             size_t message_size);
 /* The state of the program that called rille.run; it lends its VM for the time of the run. */
 rille_state *rille_state_host(rille_loop *loop, uint32_t generation, const char *label);
 rille_inbox *rille_state_inbox(rille_state *state);
 uint32_t rille_state_generation(const rille_state *state);
 const char *rille_state_label(const rille_state *state);
+/* what the names of the library's chunks begin with; a shortage of memory is not raised in the middle of those */
+void rille_state_set_library(rille_state *state, const char *prefix);
+/* 1: it took the place of one that failed; its loop serves already */
+int rille_state_is_renewed(const rille_state *state);
+/* loop thread: its on_start has returned. When all have, the listeners accept. */
+void rille_state_started(rille_state *state);
+/* loop thread: its on_start failed. The server ends; one that replaces another is tried again later. */
+void rille_state_refuse_start(rille_state *state);
+/* loop thread: its shutdown hooks are through */
+void rille_state_hooks_done(rille_state *state);
 
 /* ---- service --------------------------------------------------------------------------------------------------- */
 

@@ -67,8 +67,24 @@ static double look_at_heap(rille_state *state) {
   return heap;
 }
 
+/* An error outside of every handler. What Lua has of the loop and what the loop thinks it has may differ now. */
+static void fail(rille_state *state) {
+  const char *why = lua_tostring(state->lua, -1);
+  state->failures++;
+  RILLE_LOG(RILLE_LOG_ERROR, "%s: dispatcher failed: %s", state->label, why ? why : "?");
+  rille_state_distrust(state);
+}
+
+static void forget_events(rille_state *state) {
+  state->ready.count = state->later.count = 0;
+  state->runnable = false;
+}
+
 void rille_state_dispatch(rille_state *state) {
-  if (!state->lua) return;
+  if (!state->lua || state->is_broken) {
+    forget_events(state);
+    return;
+  }
   rille_event_list work = state->ready;
   state->ready = state->working;
   state->ready.count = 0;
@@ -81,15 +97,13 @@ void rille_state_dispatch(rille_state *state) {
     if (lua_pcall(L, 0, 1, state->handler_index) == 0) {
       state->runnable = lua_toboolean(L, -1);
     } else {
-      /* Handlers' errors are caught inside; this one is the dispatcher's own (memory, most likely). The event is lost, the rest is not. */
-      const char *why = lua_tostring(L, -1);
-      state->failures++;
-      state->runnable = true;
-      RILLE_LOG(RILLE_LOG_ERROR, "%s: dispatcher failed: %s", state->label, why ? why : "?");
+      fail(state);
+      state->runnable = true; /* of a program's own state: the event is lost, the rest is not */
       if (state->inbox.next == before) state->inbox.next++;
     }
     lua_pop(L, 1);
-  } while (state->inbox.next < state->inbox.count);
+  } while (state->inbox.next < state->inbox.count && !state->is_broken);
+  if (state->heap.is_passed) state->loop->mend_at_ms = 0;
   look_at_heap(state);
 }
 
@@ -128,7 +142,9 @@ static void step(rille_state *state) {
     lua_pop(L, 1);
   }
   state->heap_last = rille_state_heap(state);
-  if (!state->collecting) state->heap_live = state->heap_last;
+  if (state->collecting) return;
+  state->heap_live = state->heap_last;
+  rille_heap_pace(&state->heap, state->heap_live);
 }
 
 void rille_state_collect(rille_state *state, bool about_to_sleep) {
@@ -145,7 +161,32 @@ void rille_state_collect_all(rille_state *state) {
   step(state); /* the rest follows, a step before each sleep */
 }
 
+/* Takes no memory itself. */
+static void collect_at_once(rille_state *state) {
+  lua_pushvalue(state->lua, state->gc_index);
+  guarded(state, 0);
+  state->collecting = false;
+  state->heap_live = state->heap_last = rille_state_heap(state);
+  rille_heap_pace(&state->heap, state->heap_live);
+}
+
+bool rille_state_is_worn_out(rille_state *state) {
+  collect_at_once(state);
+  if (!rille_heap_settle(&state->heap)) {
+    state->heap.is_passed = true; /* the reason */
+    return true;
+  }
+  RILLE_LOG(RILLE_LOG_WARN, "%s: limits.memory (%zu bytes) was reached; %.0f bytes are in use after a collection",
+            state->label, state->heap.limit, state->heap_live);
+  return false;
+}
+
 /* ---- life ------------------------------------------------------------------------------------------------------ */
+
+static void free_service(rille_service *service) {
+  free((void *)(uintptr_t)service->http);
+  free(service);
+}
 
 static rille_state *make(rille_loop *loop, uint32_t generation, const char *label) {
   if (loop->state_count == RILLE_LOOP_STATES_MAX) return NULL;
@@ -165,8 +206,17 @@ static void unmake(rille_state *state) {
   rille_state_free(state);
 }
 
-static bool build(rille_state *state, const char *source, const char *arguments, size_t size, char *message,
-                  size_t message_size) {
+static bool keep_recipe(rille_state *state, double memory, const char *source, const char *arguments, size_t size) {
+  state->memory = (size_t)memory;
+  state->source = strdup(source);
+  state->arguments = malloc(size ? size : 1);
+  if (!state->source || !state->arguments) return false;
+  memcpy(state->arguments, arguments, size);
+  state->arguments_size = size;
+  return true;
+}
+
+static bool build(rille_state *state, char *message, size_t message_size) {
   lua_State *L = luaL_newstate();
   if (!L) {
     snprintf(message, message_size, "no memory for a Lua state");
@@ -176,20 +226,25 @@ static bool build(rille_state *state, const char *source, const char *arguments,
   luaL_openlibs(L);
   lua_pushcfunction(L, gc_step);
   state->step_index = lua_gettop(L);
+  lua_pushcfunction(L, gc_all);
+  state->gc_index = lua_gettop(L);
   lua_getglobal(L, "debug");
   lua_getfield(L, -1, "traceback");
   lua_remove(L, -2);
   state->handler_index = lua_gettop(L);
-  int failed = luaL_loadbuffer(L, source, strlen(source), "=boot");
+  int failed = luaL_loadbuffer(L, state->source, strlen(state->source), "=boot");
   if (!failed) {
     lua_pushnumber(L, (lua_Number)(uintptr_t)state->loop);
     lua_pushnumber(L, (lua_Number)(uintptr_t)state);
-    lua_pushlstring(L, arguments, size);
+    lua_pushlstring(L, state->arguments, state->arguments_size);
+    rille_heap_guard(&state->heap, L, state->memory);
     failed = lua_pcall(L, 3, 2, state->handler_index);
   }
   if (!failed && lua_isfunction(L, -2)) {
     lua_pop(L, 1);
     state->dispatch_index = lua_gettop(L);
+    collect_at_once(state);
+    state->phase = RILLE_STATE_PROVEN;
     return true;
   }
   const char *why = lua_tostring(L, -1);
@@ -197,27 +252,24 @@ static bool build(rille_state *state, const char *source, const char *arguments,
   return false;
 }
 
-rille_state *rille_state_new(rille_loop *loop, uint32_t generation, const char *label, const char *source,
-                             const char *arguments, size_t arguments_size, char *message, size_t message_size) {
+rille_state *rille_state_new(rille_loop *loop, uint32_t generation, const char *label, double memory,
+                             const char *source, const char *arguments, size_t arguments_size, char *message,
+                             size_t message_size) {
   rille_state *state = make(loop, generation, label);
   if (!state) {
     snprintf(message, message_size, "no room for another Lua state (at most %d a loop)", RILLE_LOOP_STATES_MAX);
     return NULL;
   }
-  if (!build(state, source, arguments, arguments_size, message, message_size)) {
-    for (rille_listener *l = loop->listeners; l; l = l->next) {
-      if (l->service->state == state) rille_listener_close(l);
-    }
-    rille_listener_sweep(loop, false);
-    rille_loop_evict(loop, state); /* a script may make connections and timers before it raises */
-    unmake(state);
-    return NULL;
+  bool is_built = keep_recipe(state, memory, source, arguments, arguments_size);
+  if (!is_built) snprintf(message, message_size, "no memory for a Lua state");
+  if (is_built && build(state, message, message_size)) return state;
+  for (rille_listener *l = loop->listeners; l; l = l->next) {
+    if (l->service->state == state) rille_listener_close(l);
   }
-  lua_pushcfunction(state->lua, gc_all);
-  guarded(state, 0);
-  state->heap_live = state->heap_last = rille_state_heap(state);
-  state->phase = RILLE_STATE_PROVEN;
-  return state;
+  rille_listener_sweep(loop, false);
+  rille_loop_evict(loop, state); /* a script may make connections and timers before it raises */
+  unmake(state);
+  return NULL;
 }
 
 rille_state *rille_state_host(rille_loop *loop, uint32_t generation, const char *label) {
@@ -226,20 +278,81 @@ rille_state *rille_state_host(rille_loop *loop, uint32_t generation, const char 
   return state;
 }
 
+/* ---- again ----------------------------------------------------------------------------------------------------- */
+
+static bool is_used(const rille_loop *loop, const rille_service *service) {
+  for (const rille_listener *l = loop->listeners; l; l = l->next) {
+    if (l->service == service) return true;
+  }
+  return false;
+}
+
+/* The services of old that listeners use go over to state, to be taken up or closed by it; the rest is freed. */
+static void inherit_services(rille_state *state, rille_state *old) {
+  while (old->services) {
+    rille_service *service = old->services;
+    old->services = service->next;
+    if (!is_used(state->loop, service)) {
+      free_service(service);
+      continue;
+    }
+    service->is_former = true;
+    service->state = state;
+    service->next = state->services;
+    state->services = service;
+  }
+}
+
+rille_state *rille_state_renew(rille_state *old, bool *is_built, char *message, size_t message_size) {
+  rille_state *state = calloc(1, sizeof *state);
+  if (!state) return NULL;
+  state->loop = old->loop;
+  state->generation = old->generation;
+  state->index = old->index;
+  memcpy(state->label, old->label, sizeof state->label);
+  state->renewals = old->renewals + 1;
+  state->retry_ms = old->retry_ms;
+  state->memory = old->memory;
+  state->source = old->source;
+  state->arguments = old->arguments;
+  state->arguments_size = old->arguments_size;
+  old->source = old->arguments = NULL;
+  inherit_services(state, old);
+  state->loop->states[state->index] = state;
+  rille_state_free(old);
+  *is_built = build(state, message, message_size);
+  if (*is_built) state->phase = RILLE_STATE_RUNNING;
+  return state;
+}
+
 uint32_t rille_state_generation(const rille_state *state) { return state->generation; }
 
 const char *rille_state_label(const rille_state *state) { return state->label; }
 
-void rille_state_free(rille_state *state) {
-  if (state->lua && !state->is_host) lua_close(state->lua);
-  while (state->services) {
-    rille_service *next = state->services->next;
-    free((void *)(uintptr_t)state->services->http);
-    free(state->services);
-    state->services = next;
+void rille_state_set_library(rille_state *state, const char *prefix) {
+  snprintf(state->heap.library, sizeof state->heap.library, "%s", prefix);
+}
+
+void rille_state_close(rille_state *state) {
+  if (state->lua && !state->is_host) {
+    rille_heap_unguard(&state->heap);
+    lua_close(state->lua);
   }
+  state->lua = NULL;
   rille_post_forget(state);
   rille_job_forget(state);
+  forget_events(state);
+}
+
+void rille_state_free(rille_state *state) {
+  rille_state_close(state);
+  while (state->services) {
+    rille_service *next = state->services->next;
+    free_service(state->services);
+    state->services = next;
+  }
+  free(state->source);
+  free(state->arguments);
   free(state->working.items);
   free(state->ready.items);
   free(state->later.items);

@@ -8,6 +8,7 @@
 #ifndef RILLE_STATE_H
 #define RILLE_STATE_H
 
+#include "heap.h"
 #include "rille.h"
 
 #include <stdbool.h>
@@ -30,6 +31,11 @@ struct rille_state {
   uint32_t index; /* of loop->states; the same server has the same on every loop */
   bool is_host;   /* the state belongs to a program that called rille.run; it is not closed here */
   char label[64];
+  uint32_t renewals; /* states of the same script before it, since the loop was made */
+  char *source;      /* owned; what it is built from, to build it again */
+  char *arguments;   /* owned */
+  size_t arguments_size;
+  size_t memory; /* limit of its heap, 0: none */
 
   /* the thread that runs the loop, before that the one that builds */
   enum rille_state_phase phase;
@@ -37,7 +43,16 @@ struct rille_state {
   int dispatch_index; /* stack slots of lua: the dispatcher, its message handler, a step of the collector */
   int handler_index;
   int step_index;
+  int gc_index;
   bool runnable; /* tasks are ready to run: do not sleep */
+  rille_heap heap;
+
+  bool is_serving;      /* on_start has returned: its listeners may accept */
+  bool is_broken;       /* not to be called any more; see state_replace.c */
+  bool owes_hooks;      /* its on_shutdown has not returned */
+  uint32_t retry_ms;    /* a broken one is replaced after so long, ... */
+  uint64_t retry_at_ms; /* ... of the loop's clock */
+  uint64_t started_ms;  /* the same clock */
 
   rille_inbox inbox;        /* what the dispatcher is working through */
   rille_event_list working; /* the array behind the inbox */
@@ -71,6 +86,15 @@ void rille_state_collect(rille_state *state, bool about_to_sleep);
 void rille_state_collect_all(rille_state *state);
 double rille_state_heap(const rille_state *state);
 void rille_state_free(rille_state *state);
+/* Close its Lua, and forget what was on the way to it. */
+void rille_state_close(rille_state *state);
+/* It must not be called any more: at the end of the turn another takes its place. */
+void rille_state_distrust(rille_state *state);
+/* The limit of its memory was passed: collect all. True: what lives leaves too little room to go on. */
+bool rille_state_is_worn_out(rille_state *state);
+/* One of the same script takes the place of a closed one, which is freed, and its listeners; NULL when there is no memory for that. It is to be closed
+ * when it is not built. */
+rille_state *rille_state_renew(rille_state *old, bool *is_built, char *message, size_t message_size);
 /* post.c: free what Lua will not take any more */
 void rille_post_forget(rille_state *state);
 

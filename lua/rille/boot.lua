@@ -77,7 +77,7 @@ end
 
 local function start_failed(message)
   log.error("%s", message)
-  C.rille_loop_exit(state.loop, 1)
+  C.rille_state_refuse_start(state.handle)
 end
 
 -- The START event: on_start of every server, then the loop may accept.
@@ -95,7 +95,7 @@ function boot.start_with(served, opened)
         if go == false then return start_failed(("%s: on_start returned false: not starting"):format(state.label)) end
       end
     end
-    C.rille_loop_open(state.loop)
+    C.rille_state_started(state.handle)
   end
   script.on_error(on_start, "on_start", function() start_failed(state.label .. ": on_start failed: not starting") end)
   dispatch.on_start = on_start
@@ -106,7 +106,7 @@ end
 function boot.run_shutdown_hooks()
   local hooks = state.shutdown_hooks
   while #hooks > 0 do table.remove(hooks)() end
-  C.rille_loop_hooks_done(state.loop)
+  C.rille_state_hooks_done(state.handle)
 end
 -- One hook that fails does not keep the others from running.
 script.on_error(boot.run_shutdown_hooks, "on_shutdown", function() task.start_later(boot.run_shutdown_hooks) end)
@@ -134,6 +134,7 @@ function boot.main(loop_address, state_address, bytes)
   local loop = ffi.cast("rille_loop *", ffi.cast("uintptr_t", loop_address))
   local handle = ffi.cast("rille_state *", ffi.cast("uintptr_t", state_address))
   package.path, package.cpath = plan.path, plan.cpath
+  C.rille_state_set_library(handle, debug.getinfo(1, "S").source:match("^(.*/)boot%.lua$") or "")
   boot.attach(loop, handle, plan)
   vm.seed()
   _G.print = vm.print_to_log
@@ -153,7 +154,8 @@ function boot.main(loop_address, state_address, bytes)
   end
   local listeners, why = boot.serve(plan.server, hooks, plan.groups)
   if not listeners then return nil, why end
-  local is_first = plan.loop_id == 1 -- the others have the same addresses
+  -- the others have the same addresses, and so has a state that replaces one
+  local is_first = plan.loop_id == 1 and C.rille_state_is_renewed(handle) == 0
   boot.start_with({ { hooks = hooks, listeners = listeners } }, is_first and boot.announcer(plan.banner) or nil)
   return dispatch.run
 end

@@ -23,8 +23,14 @@ local function message_of(where, path, problem, line)
   return name == "" and ("%s: %s"):format(place, problem) or ("%s: %s: %s"):format(place, name, problem)
 end
 
+local MEMORY_MIN = 4 * 2 ^ 20 -- what a small script and the library take, twice
+
 -- What no single key of a server can tell: the path below the server of what is wrong, problem.
 local function check_server(server)
+  local memory = server.limits.memory
+  if memory > 0 and memory < MEMORY_MIN then
+    return { "limits", "memory" }, ("got %s; expected 0 or a size from 4m to 1024g"):format(check.shown(memory))
+  end
   if not server.codec then return end
   if server.protocol == "http" then return { "codec" }, 'excludes protocol = "http"; keep one of them' end
   for _, url in ipairs(server.listen or {}) do
@@ -66,7 +72,10 @@ end
 function config.server(settings, where)
   local context = { is_library = true, out = config.defaults() }
   local server, path, problem = check.run(settings, setting_keys, context)
-  if server then path, problem = check_server(server) end
+  if server and settings.limits and settings.limits.memory then
+    path, problem = { "limits", "memory" }, "is of a whole Lua state; set it at the server in the configuration"
+  end
+  if server and not path then path, problem = check_server(server) end
   if path then return nil, message_of(where, path, problem) end
   return server
 end

@@ -60,6 +60,8 @@ local server_limits = {
     about = "HTTP: of a connection, which is closed then; 0: no limit" },
   { name = "max_connections", type = "count", default = 0, min = 0, max = 2 ^ 20,
     about = "open at a time for each address; 0: no limit" },
+  { name = "memory", type = "bytes", default = "1g", min = 0, max = "1024g",
+    about = "of the server's Lua state on each loop; one that uses it up is replaced. 0: no limit" },
 }
 
 local server = {

@@ -129,7 +129,7 @@ local function rare_event(kind, slot, arg)
     if dispatch.on_accept then call(dispatch.on_accept) end
     return
   elseif kind == EVENT_STOP then
-    if dispatch.on_stop then call(dispatch.on_stop) else C.rille_loop_hooks_done(state.loop) end
+    if dispatch.on_stop then call(dispatch.on_stop) else C.rille_state_hooks_done(state.handle) end
     return
   elseif kind == EVENT_END then
     return task.cancel_all()

@@ -75,7 +75,8 @@ local function build_states(loop, loop_id, conf)
     local plan = plan_of(conf, i, loop_id)
     plan.banner = loop_id == 1 and i == #conf.servers and banner_of(conf) or nil
     local bytes = require("string.buffer").encode(plan)
-    local handle = C.rille_state_new(loop, 1, plan.label, vm.source("rille.boot"), bytes, #bytes, message_box, 4096)
+    local memory = conf.servers[i].limits.memory
+    local handle = C.rille_state_new(loop, 1, plan.label, memory, vm.source("rille.boot"), bytes, #bytes, message_box, 4096)
     if handle == nil then return nil, ffi.string(message_box) end
   end
   return true
