@@ -65,7 +65,7 @@ struct rille_conn {
   uint32_t slot;
   uint32_t epoch; /* 24 bits; of the slot's present user */
   rille_peer peer;
-  struct rille_group *group; /* borrowed; the address of a team it came by, or NULL */
+  rille_listener *listener; /* borrowed; what it came by, which stays as long, or NULL */
 
   /* loop thread */
   int fd;
@@ -109,9 +109,6 @@ struct rille_service {
   const struct rille_http_settings *http; /* owned; NULL: connections do not speak HTTP */
   bool nodelay;
   uint32_t keepalive_s; /* 0: off */
-
-  /* loop thread */
-  uint32_t connections;
 };
 
 /* Take a connection over fd (non-blocking, CLOEXEC) for a service; NULL when slots or memory ran out, fd is untouched then. */
