@@ -112,6 +112,27 @@ local function dict_text(result)
     result.waited * 100) .. dict_rows(result, "cpu_rate")
 end
 
+local function connects_text(result, name)
+  local parts = { ("connects, 15000 in a second over two loops, %d rounds; p99 of 16 old connections before and meanwhile\n"):format(
+    result.rounds) }
+  for _, side in ipairs { { "baseline", result.baseline }, { name, result.server } } do
+    local one = side[2]
+    parts[#parts + 1] = ("  %-10s %6.0f connects/s, %d of %d lost; p50 %.0f -> %.0f us, p99 %.0f -> %.0f us, times %s\n"):format(
+      side[1], one.rate, one.lost, one.lost + one.connects, one.quiet_p50_us, one.p50_us, one.quiet_p99_us, one.p99_us,
+      spread(one.p99_growth))
+  end
+  return table.concat(parts)
+end
+
+local function loops_text(result)
+  local parts = { ("loops, %s, %d windows; on every core\n"):format(result.case, result.rounds) }
+  for _, one in ipairs(result.loops) do
+    parts[#parts + 1] = ("  %d loops  %8.0f requests/s  CPU %.3f us  busy %.0f%%  p50 %.0f us  p99 %.0f us\n"):format(one.loops,
+      one.requests_per_second, one.cpu_us, one.busy * 100, one.p50_us, one.p99_us)
+  end
+  return table.concat(parts) .. ("  2 loops/1 loop: rate %s\n"):format(spread(result.ratio))
+end
+
 -- document: what run.lua writes as JSON; parts that were not run are not in it.
 function report.text(document)
   local machine, settings, name = document.machine, document.settings, document.server.name
@@ -127,6 +148,8 @@ function report.text(document)
     local unit = { "msg", "delivery" }
     parts[#parts + 1] = comparison_text("fanout of 1 KiB, two loops", unit, document.fanout, settings, name) .. "\n"
   end
+  if document.connects then parts[#parts + 1] = connects_text(document.connects, name) .. "\n" end
+  for _, result in ipairs(document.loops or {}) do parts[#parts + 1] = loops_text(result) .. "\n" end
   if document.idle then
     parts[#parts + 1] = "idle connections: VmRSS/private kB at 0, 1000, 5000, 15000\n"
     parts[#parts + 1] = idle_text("baseline", document.idle.baseline)

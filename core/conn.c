@@ -9,8 +9,8 @@
  */
 #include "conn.h"
 
-#include "group.h"
 #include "http.h"
+#include "listener.h"
 #include "log.h"
 #include "loop.h"
 #include "topic.h"
@@ -70,7 +70,6 @@ rille_conn *rille_conn_new(rille_loop *loop, rille_service *service, int fd, boo
       .timeouts = &service->timeouts,
       .is_http = service->http != NULL,
   };
-  service->connections++;
   loop->conn_count++;
   return c;
 }
@@ -309,8 +308,7 @@ void rille_conn_free(rille_conn *c) {
 void rille_conn_bury(rille_conn *c) {
   rille_loop *loop = c->loop;
   if (c->flags & RILLE_CONN_OWN_TIMEOUTS) free((void *)(uintptr_t)c->timeouts);
-  c->service->connections--;
-  if (c->group) rille_group_left(c->group, loop);
+  if (c->listener) rille_listener_left(c->listener, &c->peer);
   loop->conn_count--;
   uint32_t slot = c->slot;
   c->flags = 0;

@@ -65,7 +65,7 @@ struct rille_conn {
   uint32_t slot;
   uint32_t epoch; /* 24 bits; of the slot's present user */
   rille_peer peer;
-  struct rille_group *group; /* borrowed; the address of a team it came by, or NULL */
+  rille_listener *listener; /* borrowed; what it came by, which stays as long, or NULL */
 
   /* loop thread */
   int fd;
@@ -111,7 +111,6 @@ struct rille_service {
   uint32_t keepalive_s; /* 0: off */
 
   /* loop thread */
-  uint32_t connections;
   bool is_former; /* of a state that this one replaces; only listeners that nobody has asked for yet use it */
 };
 

@@ -6,10 +6,88 @@
 #include "listener.h"
 #include "team.h"
 
+#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-enum { STALLED_NS = 1000000000 }; /* a turn that lasts longer gets no new connections */
+/* ---- membership ------------------------------------------------------------------------------------------------ */
+
+static bool is_wanted(const rille_group *group, uint32_t id, const char *key, uint32_t loop_id) {
+  if (id) return group->id == id;
+  return group->key && group->open > 0 && !group->members[loop_id - 1] && strcmp(group->key, key) == 0;
+}
+
+rille_group *rille_group_find(rille_team *team, uint32_t id, const char *key, uint32_t loop_id, int *err) {
+  rille_group **at = &team->groups;
+  for (; *at; at = &(*at)->next) { /* the oldest is first */
+    if (is_wanted(*at, id, key, loop_id)) return *at;
+  }
+  *err = team->group_count < RILLE_GROUPS_MAX ? RILLE_ERR_NO_MEMORY : RILLE_ERR_FULL;
+  rille_group *group = *err == RILLE_ERR_FULL ? NULL : calloc(1, sizeof *group);
+  if (!group) return NULL;
+  if (!id && !(group->key = strdup(key))) {
+    free(group);
+    return NULL;
+  }
+  *err = RILLE_OK;
+  group->team = team;
+  group->id = id;
+  group->fd = -1;
+  group->loop_count = team->count;
+  group->seed = id * 2654435761u + 1;
+  *at = group;
+  team->group_count++;
+  return group;
+}
+
+/* It is out of the team already. */
+static void free_group(rille_group *group) {
+  rille_sources_release(group->sources);
+  free(group->key);
+  free(group);
+}
+
+static void take_out(rille_group *group) {
+  rille_group **at = &group->team->groups;
+  while (*at != group) at = &(*at)->next;
+  *at = group->next;
+  group->team->group_count--;
+}
+
+void rille_group_add(rille_group *group, rille_listener *l) {
+  group->members[l->loop->id - 1] = l;
+  group->open++;
+  group->refs++;
+}
+
+void rille_group_give_up(rille_group *group) {
+  if (group->refs > 0) return;
+  take_out(group);
+  free_group(group);
+}
+
+bool rille_group_leave(rille_group *group, rille_listener *l) {
+  if (!group->id) group->members[l->loop->id - 1] = NULL;
+  return --group->open == 0;
+}
+
+void rille_group_release(rille_group *group) {
+  rille_team *team = group->team;
+  pthread_mutex_lock(&team->lock);
+  bool is_over = --group->refs == 0 && !group->id;
+  if (is_over) take_out(group);
+  pthread_mutex_unlock(&team->lock);
+  if (is_over) free_group(group);
+}
+
+void rille_group_free_all(rille_team *team) {
+  while (team->groups) {
+    rille_group *group = team->groups;
+    team->groups = group->next;
+    free_group(group);
+  }
+}
+
+/* ---- load ------------------------------------------------------------------------------------------------------ */
 
 void rille_group_came(rille_group *group, const rille_loop *loop) {
   atomic_fetch_add_explicit(&group->loads[loop->id - 1], 1, memory_order_relaxed);
@@ -19,80 +97,12 @@ void rille_group_left(rille_group *group, const rille_loop *loop) {
   atomic_fetch_sub_explicit(&group->loads[loop->id - 1], 1, memory_order_relaxed);
 }
 
-static uint32_t load_of(const rille_group *group, uint32_t i) {
+uint32_t rille_group_load_of(const rille_group *group, uint32_t i) {
   return atomic_load_explicit(&group->loads[i], memory_order_relaxed);
 }
 
 uint32_t rille_group_load(const rille_group *group) {
   uint32_t sum = 0;
-  for (uint32_t i = 0; i < group->count; i++) sum += load_of(group, i);
+  for (uint32_t i = 0; i < group->loop_count; i++) sum += rille_group_load_of(group, i);
   return sum;
-}
-
-/* ---- whose turn it is ------------------------------------------------------------------------------------------- */
-
-static bool is_stalled(const rille_loop *loop, uint64_t now_ns) {
-  uint64_t since = atomic_load_explicit(&loop->busy_since, memory_order_relaxed);
-  return since != 0 && now_ns > since && now_ns - since > STALLED_NS;
-}
-
-static uint32_t least(const rille_group *group, uint32_t from) {
-  uint32_t best = from % group->count;
-  for (uint32_t i = 1; i < group->count; i++) {
-    uint32_t other = (from + i) % group->count; /* equals take turns */
-    if (load_of(group, other) < load_of(group, best)) best = other;
-  }
-  return best;
-}
-
-static uint32_t random_of(rille_group *group) {
-  uint32_t x = group->seed;
-  x ^= x << 13;
-  x ^= x >> 17;
-  x ^= x << 5;
-  return group->seed = x;
-}
-
-/* FNV-1a of the address, without the port. */
-static uint32_t hash_of(const rille_peer *peer) {
-  uint32_t hash = 2166136261u;
-  size_t size = peer->family == AF_INET ? 4 : sizeof peer->ip;
-  for (size_t i = 0; i < size; i++) hash = (hash ^ peer->ip[i]) * 16777619u;
-  return hash ^ hash >> 16;
-}
-
-rille_listener *rille_group_pick(rille_group *group, rille_listener *l, const rille_peer *peer) {
-  uint32_t first = group->next++;
-  bool has_source = peer->family == AF_INET || peer->family == AF_INET6;
-  if (group->balance == RILLE_BALANCE_RANDOM) first = random_of(group);
-  else if (group->balance == RILLE_BALANCE_LEAST_CONNECTIONS) first = least(group, first);
-  else if (group->balance == RILLE_BALANCE_SOURCE_HASH && has_source) first = hash_of(peer);
-  for (uint32_t i = 0; i < group->count; i++) {
-    rille_listener *member = group->members[(first + i) % group->count];
-    bool is_there = !atomic_load(&member->is_away) && !is_stalled(member->loop, l->loop->now_ns);
-    if (member == l || is_there) return member;
-  }
-  return l;
-}
-
-/* ---- over to another loop --------------------------------------------------------------------------------------- */
-
-_Static_assert(sizeof(rille_peer) <= sizeof((rille_message){0}).words, "a peer goes with the descriptor");
-
-static void deliver(rille_loop *loop, const rille_message *m) {
-  (void)loop;
-  rille_peer peer;
-  memcpy(&peer, m->words, sizeof peer);
-  rille_listener_receive(m->what, (int)m->number, &peer);
-}
-
-static void drop(const rille_message *m) { close((int)m->number); }
-
-bool rille_group_hand(rille_group *group, rille_listener *to, int fd, const rille_peer *peer) {
-  rille_message m = {.deliver = deliver, .drop = drop, .what = to, .number = (uint64_t)fd};
-  memcpy(m.words, peer, sizeof *peer);
-  rille_group_came(group, to->loop);
-  if (rille_mailbox_send(&to->loop->mailbox, &m) == RILLE_OK) return true;
-  rille_group_left(group, to->loop);
-  return false;
 }

@@ -1,10 +1,9 @@
 /*
- * listener: see listener.h.
+ * listener: how one is opened, alone or with those of other loops, and closed; see listener.h. What it accepts is in accept.c.
  */
 #include "listener.h"
 
 #include "conn.h"
-#include "log.h"
 #include "socket.h"
 #include "team.h"
 
@@ -15,8 +14,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-enum { FULL_RECHECK_MS = 10 };
 
 static const char *reason(int error_number) {
   return strerror(error_number); /* NOLINT(concurrency-mt-unsafe): glibc keeps the text by thread */
@@ -39,6 +36,14 @@ static void set_inherited(const rille_listener *l) {
   }
 }
 
+/* The file of a unix path, so that no other is removed. */
+static void learn_file(rille_listener *l) {
+  struct stat info;
+  if (!has_path(&l->address) || stat(rille_socket_path(&l->address), &info) != 0) return;
+  l->device = info.st_dev;
+  l->inode = info.st_ino;
+}
+
 static void learn_address(rille_listener *l) {
   struct sockaddr_storage storage;
   socklen_t length = sizeof storage;
@@ -47,11 +52,7 @@ static void learn_address(rille_listener *l) {
     rille_address_from_sockaddr(&l->address, (struct sockaddr *)&storage, length);
     l->address.ipv6_only = v6only;
   }
-  struct stat info;
-  if (has_path(&l->address) && stat(rille_socket_path(&l->address), &info) == 0) {
-    l->device = info.st_dev;
-    l->inode = info.st_ino;
-  }
+  learn_file(l);
 }
 
 static int open_socket(rille_listener *l, bool reuseport, bool is_first, char *message, size_t size) {
@@ -76,41 +77,131 @@ static int open_socket(rille_listener *l, bool reuseport, bool is_first, char *m
   return RILLE_OK;
 }
 
-/* The first member binds, and with it the address is known; the others join. */
-static int join(rille_listener *l, rille_group *group, char *message, size_t size) {
-  bool is_first = group->count == 0;
-  int err = RILLE_OK;
-  if (is_first) {
-    group->accept = l->options.accept;
-    group->balance = l->options.balance;
-    if (l->address.family == AF_UNIX && group->accept == RILLE_ACCEPT_REUSEPORT) {
-      return rille_socket_say(message, size, RILLE_ERR_NOT_SUPPORTED,
-                              "a Unix socket has no reuseport; use shared or balanced");
-    }
-  } else {
-    const rille_listener *first = group->members[0];
-    l->address = group->address;
-    l->device = first->device;
-    l->inode = first->inode;
+/* ---- groups ---------------------------------------------------------------------------------------------------- */
+
+/* The first member says how the others come to connections. */
+static int found(rille_listener *l, rille_group *group, char *message, size_t size) {
+  group->accept = l->options.accept;
+  group->balance = l->options.balance;
+  if (l->address.family == AF_UNIX && group->accept == RILLE_ACCEPT_REUSEPORT) {
+    return rille_socket_say(message, size, RILLE_ERR_NOT_SUPPORTED,
+                            "a Unix socket has no reuseport; use shared or balanced");
   }
-  if (is_first || group->accept == RILLE_ACCEPT_REUSEPORT) {
-    err = open_socket(l, group->accept == RILLE_ACCEPT_REUSEPORT, is_first, message, size);
-  } else {
-    l->fd = group->fd; /* -1 where the first alone accepts */
+  if (!group->id && group->accept == RILLE_ACCEPT_BALANCED) {
+    return rille_socket_say(message, size, RILLE_ERR_NOT_SUPPORTED,
+                            "balanced is for servers of the configuration; use reuseport, shared or single");
   }
-  if (err < 0) return err;
-  group->address = l->address;
-  if (is_first && group->accept == RILLE_ACCEPT_SHARED) group->fd = l->fd;
-  if (is_first) atomic_store(&group->is_accepting, true);
-  l->group = group;
-  group->members[group->count++] = l;
-  atomic_fetch_add(&group->open, 1);
   return RILLE_OK;
 }
 
+/* The first member binds, and with it the address is known; the others join. */
+static int bind_member(rille_listener *l, rille_group *group, bool is_first, char *message, size_t size) {
+  if (!is_first) l->address = group->address;
+  if (is_first || group->accept == RILLE_ACCEPT_REUSEPORT) {
+    return open_socket(l, group->accept == RILLE_ACCEPT_REUSEPORT, is_first, message, size);
+  }
+  l->fd = group->fd; /* -1 where the first alone accepts */
+  learn_file(l);
+  return RILLE_OK;
+}
+
+/* With the team's lock: a socket that is bound while others look for it would be an address in use to them. */
+static int join(rille_listener *l, rille_group *group, char *message, size_t size) {
+  bool is_first = group->refs == 0;
+  int err = is_first ? found(l, group, message, size) : RILLE_OK;
+  if (err >= 0) err = bind_member(l, group, is_first, message, size);
+  if (err < 0) return err;
+  if (is_first) {
+    group->address = l->address;
+    if (group->accept == RILLE_ACCEPT_SHARED) group->fd = l->fd;
+    atomic_store(&group->is_accepting, true);
+  }
+  l->group = group;
+  rille_group_add(group, l);
+  return RILLE_OK;
+}
+
+enum { KEY_MAX = RILLE_ADDRESS_TEXT_MAX + 64 };
+
+/* What calls of rille.listen on several loops have in common that belong together: the script, the address as it was asked for, and what it
+ * is to be. */
+static void write_key(const rille_listener *l, char key[KEY_MAX]) {
+  char address[RILLE_ADDRESS_TEXT_MAX];
+  rille_address_format(&l->address, address, sizeof address);
+  snprintf(key, KEY_MAX, "%u %d %d %.15s %s", l->service->state->index, l->options.accept, l->service->http != NULL,
+           l->options.device, address);
+}
+
 static int find_and_join(rille_listener *l, char *message, size_t size) {
-  rille_group *group = rille_team_group(l->loop->team, l->options.group);
-  return group ? join(l, group, message, size) : rille_socket_say(message, size, RILLE_ERR_NO_MEMORY, "no memory");
+  rille_team *team = l->loop->team;
+  char key[KEY_MAX];
+  int err;
+  write_key(l, key);
+  pthread_mutex_lock(&team->lock);
+  rille_group *group = rille_group_find(team, l->options.group, key, l->loop->id, &err);
+  if (group) {
+    err = join(l, group, message, size);
+    if (err < 0) rille_group_give_up(group);
+  } else if (err == RILLE_ERR_FULL) {
+    rille_socket_say(message, size, err, "the loops share %d addresses already, which is the limit", RILLE_GROUPS_MAX);
+  } else {
+    rille_socket_say(message, size, err, "no memory");
+  }
+  pthread_mutex_unlock(&team->lock);
+  return err;
+}
+
+/* ---- who counts ------------------------------------------------------------------------------------------------ */
+
+/* The counts by source: those of the address on other loops, or of another address of the same server. */
+static rille_sources *known_sources(const rille_listener *l) {
+  if (l->group && l->group->sources) return l->group->sources;
+  for (const rille_listener *other = l->loop->listeners; other; other = other->next) {
+    if (l->options.server && other->options.server == l->options.server && other->admission.sources) {
+      return other->admission.sources;
+    }
+  }
+  return NULL;
+}
+
+static bool share_sources(rille_listener *l) {
+  rille_sources *sources = known_sources(l);
+  if (sources) rille_sources_retain(sources);
+  else sources = rille_sources_new();
+  if (l->group && !l->group->sources) {
+    l->group->sources = sources;
+    rille_sources_retain(sources);
+  }
+  l->admission.sources = sources;
+  return sources != NULL;
+}
+
+static bool set_admission(rille_listener *l) {
+  rille_admission *a = &l->admission;
+  *a = (rille_admission){
+      .allow = l->options.allow, .deny = l->options.deny, .max_per_address = l->options.max_per_address};
+  rille_cidr_retain(a->allow);
+  rille_cidr_retain(a->deny);
+  if (!a->max_per_address || l->address.family == AF_UNIX) return true;
+  if (l->group) pthread_mutex_lock(&l->group->team->lock);
+  bool is_shared = share_sources(l);
+  if (l->group) pthread_mutex_unlock(&l->group->team->lock);
+  return is_shared;
+}
+
+/* ---- life ------------------------------------------------------------------------------------------------------ */
+
+/* A server's address belongs to every loop; one that is opened at run time too, unless it is to be single. */
+static bool is_shared(const rille_listener *l) {
+  const rille_team *team = l->loop->team;
+  return team && (l->options.group || (team->count > 1 && l->options.accept != RILLE_ACCEPT_SINGLE));
+}
+
+/* It is closed and not on the loop's list. */
+static void destroy(rille_listener *l) {
+  rille_admission_end(&l->admission);
+  if (l->group) rille_group_release(l->group);
+  free(l);
 }
 
 static bool is_same_address(const rille_address *a, const rille_address *b) {
@@ -148,13 +239,21 @@ rille_listener *rille_listener_open(rille_service *service, const char *url, con
     free(l);
     return former;
   }
-  bool is_shared = l->loop->team && options->group;
-  if (*err >= 0) *err = is_shared ? find_and_join(l, why, sizeof why) : open_socket(l, false, true, why, sizeof why);
+  if (*err >= 0) {
+    *err = is_shared(l) ? find_and_join(l, why, sizeof why) : open_socket(l, false, true, why, sizeof why);
+  }
   if (*err < 0) {
     rille_socket_say(message, message_size, *err, "cannot listen on %s: %s", url, why);
     free(l);
     return NULL;
   }
+  if (!set_admission(l)) {
+    *err = rille_socket_say(message, message_size, RILLE_ERR_NO_MEMORY, "cannot listen on %s: no memory", url);
+    rille_listener_shut(l);
+    destroy(l);
+    return NULL;
+  }
+  rille_reserve_take(&l->loop->reserve);
   l->is_held = true;
   l->next = l->loop->listeners;
   l->loop->listeners = l;
@@ -166,169 +265,45 @@ size_t rille_listener_address(const rille_listener *l, char *to, size_t size) {
   return rille_address_format(&l->address, to, size);
 }
 
-/* ---- accepting ------------------------------------------------------------------------------------------------- */
-
-void rille_listener_disarm(rille_listener *l) {
-  if (l->is_armed) rille_poller_remove(&l->loop->poller, l->fd);
-  l->is_armed = false;
-}
-
-void rille_listener_arm(rille_listener *l) {
-  if (l->is_armed || l->is_closed || l->fd < 0 || !l->service->state->is_serving) return;
-  uint64_t data = (uint64_t)RILLE_TAG_LISTENER << 56 | (uint64_t)(uintptr_t)l; /* user addresses have 47 bits */
-  bool is_shared = l->group && l->group->accept == RILLE_ACCEPT_SHARED && l->group->count > 1;
-  uint32_t events = EPOLLIN | (is_shared ? (uint32_t)EPOLLEXCLUSIVE : 0); /* one loop wakes for a connection, not all */
-  l->is_armed = rille_poller_add(&l->loop->poller, l->fd, events, data) == RILLE_OK;
-}
-
-static void back_off(rille_listener *l, int error_number) {
-  l->retry_ms = l->retry_ms ? l->retry_ms * 2 : RILLE_ACCEPT_RETRY_FIRST_MS;
-  if (l->retry_ms > RILLE_ACCEPT_RETRY_MAX_MS) l->retry_ms = RILLE_ACCEPT_RETRY_MAX_MS;
-  l->retry_at_ms = l->loop->clock_ms + l->retry_ms;
-  l->loop->listeners_wait = true;
-  rille_listener_disarm(l);
-  char address[RILLE_ADDRESS_TEXT_MAX];
-  rille_listener_address(l, address, sizeof address);
-  RILLE_LOG(RILLE_LOG_WARN, "cannot accept on %s: %s; new connections wait, next try in %u ms", address,
-            reason(error_number), l->retry_ms);
-}
-
-static uint32_t load(const rille_listener *l) {
-  return l->group ? rille_group_load(l->group) : l->service->connections;
-}
-
-static bool is_full(rille_listener *l) {
-  if (!l->options.max_connections || load(l) < l->options.max_connections) return false;
-  if (!l->is_full) {
-    char address[RILLE_ADDRESS_TEXT_MAX];
-    rille_listener_address(l, address, sizeof address);
-    RILLE_LOG(RILLE_LOG_WARN, "max_connections (%u) reached on %s: new connections wait", l->options.max_connections,
-              address);
-  }
-  l->is_full = true;
-  l->loop->listeners_wait = true;
-  rille_listener_disarm(l);
-  return true;
-}
-
-/* fd becomes a connection of this loop; false: there is no memory, and fd is closed. */
-static bool serve(rille_listener *l, int fd, const rille_peer *peer) {
-  rille_conn *c = rille_conn_new(l->loop, l->service, fd, true);
-  if (!c) {
-    close(fd);
-    if (l->group) rille_group_left(l->group, l->loop);
-    return false;
-  }
-  c->peer = *peer;
-  c->group = l->group;
-  l->loop->accepted++;
-  rille_conn_start(c);
-  return true;
-}
-
-void rille_listener_receive(rille_listener *l, int fd, const rille_peer *peer) {
-  if (!l->service->state->is_serving) { /* it failed while the connection was on its way */
-    close(fd);
-    rille_group_left(l->group, l->loop);
-    return;
-  }
-  if (!serve(l, fd, peer)) RILLE_LOG(RILLE_LOG_WARN, "no memory for a connection: closed");
-}
-
-static bool hand_on(rille_listener *l, int fd, const rille_peer *peer) {
-  if (!l->group || l->group->accept != RILLE_ACCEPT_BALANCED || l->loop->is_stopping) return false;
-  rille_listener *to = rille_group_pick(l->group, l, peer);
-  return to != l && rille_group_hand(l->group, to, fd, peer);
-}
-
-/* false: nothing more to accept now */
-static bool accept_one(rille_listener *l) {
-  struct sockaddr_storage storage;
-  socklen_t length = sizeof storage;
-  int fd = accept4(l->fd, (struct sockaddr *)&storage, &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
-  if (fd < 0) {
-    switch (errno) {
-    case EAGAIN: return false;
-    case EINTR:
-    case ECONNABORTED: /* the connection died in the queue; the rest are network errors that belong to it */
-    case EPROTO:
-    case ENOPROTOOPT:
-    case ENETDOWN:
-    case ENETUNREACH:
-    case EHOSTDOWN:
-    case EHOSTUNREACH:
-    case ENONET: return true;
-    default: back_off(l, errno); return false; /* EMFILE and the like pass; what does not is no reason to spin */
-    }
-  }
-  l->retry_ms = 0;
-  rille_peer peer = {.family = AF_UNIX}; /* a client's own name is of no use here */
-  if (l->address.family != AF_UNIX) rille_peer_from_sockaddr(&peer, (struct sockaddr *)&storage, length);
-  if (hand_on(l, fd, &peer)) return true;
-  if (l->group) rille_group_came(l->group, l->loop);
-  if (serve(l, fd, &peer)) return true;
-  back_off(l, ENOMEM);
-  return false;
-}
-
-void rille_listener_accept(rille_listener *l) {
-  for (int i = 0; i < RILLE_ACCEPT_BATCH && !l->is_closed; i++) {
-    if (is_full(l) || !accept_one(l)) return;
-  }
-}
-
-uint64_t rille_listener_revive(rille_loop *loop, uint64_t now_ms) {
-  uint64_t next = UINT64_MAX;
-  if (!loop->listeners_wait) return next;
-  loop->listeners_wait = false;
-  for (rille_listener *l = loop->listeners; l; l = l->next) {
-    if (l->is_closed || l->is_armed || !loop->is_open) continue;
-    if (l->is_full && load(l) >= l->options.max_connections) {
-      loop->listeners_wait = true; /* a connection of this loop that goes wakes it; one of another does not */
-      if (l->group && now_ms + FULL_RECHECK_MS < next) next = now_ms + FULL_RECHECK_MS;
-      continue;
-    }
-    if (l->retry_ms && now_ms < l->retry_at_ms) {
-      loop->listeners_wait = true;
-      if (l->retry_at_ms < next) next = l->retry_at_ms;
-      continue;
-    }
-    l->is_full = false;
-    rille_listener_arm(l);
-  }
-  return next;
-}
-
 /* ---- closing --------------------------------------------------------------------------------------------------- */
+
+/* Others go on at this address: what the kernel has put into this socket's queue would be reset. */
+static bool has_heirs(const rille_listener *l) {
+  return l->group && !l->group->id && l->group->accept == RILLE_ACCEPT_REUSEPORT && l->loop->is_open;
+}
 
 void rille_listener_close(rille_listener *l) {
   l->is_held = false;
-  rille_listener_shut(l);
+  if (has_heirs(l)) rille_listener_drain(l);
+  else rille_listener_shut(l);
+}
+
+/* is_last: no other loop has it any more. */
+static void close_socket(rille_listener *l, bool is_last) {
+  bool is_shared_one = l->group && l->group->accept == RILLE_ACCEPT_SHARED;
+  if (l->fd >= 0 && (is_last || !is_shared_one)) close(l->fd);
+  l->fd = -1;
+  struct stat info;
+  if (is_last && has_path(&l->address) && stat(rille_socket_path(&l->address), &info) == 0 &&
+      info.st_dev == l->device && info.st_ino == l->inode) {
+    unlink(rille_socket_path(&l->address));
+  }
 }
 
 void rille_listener_shut(rille_listener *l) {
   if (l->is_closed) return;
   rille_listener_disarm(l);
   l->is_closed = true;
-  bool is_last = !l->group || atomic_fetch_sub(&l->group->open, 1) == 1;
-  bool is_shared = l->group && l->group->accept == RILLE_ACCEPT_SHARED;
-  if (l->fd >= 0 && (is_last || !is_shared)) close(l->fd);
-  l->fd = -1;
-  if (l->group && l == l->group->members[0]) atomic_store(&l->group->is_accepting, false);
-  if (!is_last) return;
-  struct stat info;
-  if (has_path(&l->address) && stat(rille_socket_path(&l->address), &info) == 0 && info.st_dev == l->device &&
-      info.st_ino == l->inode) {
-    unlink(rille_socket_path(&l->address));
+  if (!l->group) {
+    close_socket(l, true);
+    return;
   }
-}
-
-void rille_listener_drain(rille_listener *l) {
-  if (l->is_closed) return;
-  bool takes = l->fd >= 0 && l->service->state->is_serving;
-  for (int i = 0; takes && i < RILLE_ACCEPT_LAST && !is_full(l) && accept_one(l); i++) {
-  }
-  rille_listener_shut(l);
+  rille_group *group = l->group;
+  if (group->accept == RILLE_ACCEPT_BALANCED && l->fd >= 0) atomic_store(&group->is_accepting, false);
+  /* with the lock: who looks for the group and does not find it must not find its socket either */
+  pthread_mutex_lock(&group->team->lock);
+  close_socket(l, rille_group_leave(group, l));
+  pthread_mutex_unlock(&group->team->lock);
 }
 
 bool rille_listener_may_receive(const rille_loop *loop) {
@@ -342,11 +317,11 @@ bool rille_listener_may_receive(const rille_loop *loop) {
 void rille_listener_sweep(rille_loop *loop, bool held_too) {
   for (rille_listener **at = &loop->listeners; *at;) {
     rille_listener *l = *at;
-    if (!l->is_closed || (l->is_held && !held_too)) {
+    if (!l->is_closed || l->connections > 0 || (l->is_held && !held_too)) {
       at = &l->next;
       continue;
     }
     *at = l->next;
-    free(l);
+    destroy(l);
   }
 }

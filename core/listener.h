@@ -1,11 +1,12 @@
 /*
- * listener: a listening TCP or Unix socket of one loop. It accepts in batches, hands each connection to its service, and
- * steps back for a while when descriptors run out instead of spinning. Loop thread only.
+ * listener: a listening TCP or Unix socket of one loop. It accepts in batches and hands each connection that admission.h lets in to its
+ * service. When descriptors run out it steps back for a while instead of spinning, then closes what comes. Loop thread only.
  */
 #ifndef RILLE_LISTENER_H
 #define RILLE_LISTENER_H
 
 #include "address.h"
+#include "admission.h"
 #include "group.h"
 #include "state.h"
 
@@ -24,9 +25,12 @@ struct rille_listener {
   rille_listener *next; /* of the loop */
   rille_loop *loop;
   rille_service *service;
-  rille_group *group; /* borrowed; NULL: the address is this loop's alone */
+  rille_group *group; /* a reference; NULL: the address is this loop's alone */
   rille_address address;
   rille_listen_options options;
+  rille_admission admission;
+  uint32_t connections; /* that came by it, and keep it */
+  double accepted, shed;
   int fd;
   bool is_armed;        /* in epoll */
   bool is_closed;       /* freed at the end of the event batch, when it is not held any more */
@@ -35,15 +39,21 @@ struct rille_listener {
   _Atomic bool is_away; /* any thread: the state behind it failed, and is not replaced yet */
   uint32_t retry_ms;    /* the present back-off, 0: none */
   uint64_t retry_at_ms;
-  dev_t device; /* of the unix path, so that only our own file is removed */
+  uint64_t short_since_ms; /* no accept worked for want of a descriptor since then; 0: they do */
+  uint64_t short_last_ms;  /* when the last one did not */
+  dev_t device;            /* of the unix path, so that only our own file is removed */
   ino_t inode;
 };
 
 void rille_listener_arm(rille_listener *l);
 void rille_listener_disarm(rille_listener *l);
 void rille_listener_accept(rille_listener *l);
-/* A connection that another member of the group has accepted. */
+/* A connection that was accepted, by this member of the group or another, and counts here already: serve it. */
 void rille_listener_receive(rille_listener *l, int fd, const rille_peer *peer);
+/* Such a connection is lost instead. Any thread, when l's loop is over. */
+void rille_listener_lose(rille_listener *l, const rille_peer *peer);
+/* The connection of this peer is over. */
+void rille_listener_left(rille_listener *l, const rille_peer *peer);
 /* A connection of the service went, or the back-off is over: accept again where that was the reason. Returns when to look again, in
  * ms, or UINT64_MAX. */
 uint64_t rille_listener_revive(rille_loop *loop, uint64_t now_ms);
@@ -53,7 +63,7 @@ void rille_listener_drain(rille_listener *l);
 void rille_listener_shut(rille_listener *l);
 /* Whether another loop may still hand it a connection. */
 bool rille_listener_may_receive(const rille_loop *loop);
-/* free what is closed and not held, or all that is closed; end of an event batch */
+/* free what is closed, has no connections and is not held, or whoever holds it; end of an event batch */
 void rille_listener_sweep(rille_loop *loop, bool held_too);
 
 #endif

@@ -3,6 +3,7 @@
  */
 #include "loop.h"
 
+#include "cpu.h"
 #include "http.h"
 #include "listener.h"
 #include "log.h"
@@ -56,6 +57,8 @@ rille_loop *rille_loop_new(uint32_t id, int *err) {
   }
   memset(loop, 0, sizeof *loop);
   loop->id = id;
+  loop->cpu = RILLE_CPU_ANY;
+  rille_reserve_init(&loop->reserve);
   loop->free_slot = UINT32_MAX;
   loop->watch_free = UINT32_MAX;
   loop->budget_slot = UINT32_MAX;
@@ -91,13 +94,15 @@ void rille_loop_free(rille_loop *loop) {
   rille_pools_forget_loop(loop);
   rille_mailbox_close(&loop->mailbox);
   for (rille_listener *l = loop->listeners; l; l = l->next) rille_listener_shut(l);
-  rille_listener_sweep(loop, true);
   for (uint32_t slot = 0; slot < loop->slab_count * RILLE_CONN_SLAB; slot++) {
     rille_conn *c = rille_conn_at(loop, slot);
     if (!c) continue;
     rille_conn_free(c);
     rille_conn_bury(c);
   }
+  rille_listener_sweep(loop, true);
+  rille_reserve_end(&loop->reserve);
+  rille_balance_end(loop);
   for (uint32_t i = 0; i < loop->state_count; i++) rille_state_free(loop->states[i]);
   for (uint32_t i = 0; i < loop->slab_count; i++) free(loop->slabs[i]);
   for (uint32_t i = 0; i < loop->watch_slab_count; i++) free(loop->watch_slabs[i]);
@@ -378,6 +383,7 @@ static void turn(rille_loop *loop) {
   run_timers(loop); /* after the reads: what has just spoken is not idle */
   rille_loop_run_states(loop, false);
   rille_loop_bury(loop);
+  rille_balance_settle(loop);
   if (loop->mend_at_ms <= loop->clock_ms) rille_loop_mend(loop);
   rille_listener_sweep(loop, false);
   if (loop->is_stopping) rille_loop_check_stop(loop);
@@ -385,8 +391,16 @@ static void turn(rille_loop *loop) {
 
 /* ---- run ------------------------------------------------------------------------------------------------------- */
 
+void rille_loop_pin(rille_loop *loop, int cpu) {
+  rille_cpu_remember();
+  loop->cpu = cpu;
+}
+
 int rille_loop_run(rille_loop *loop) {
   rille_log_set_thread_loop(loop->id);
+  if (loop->cpu != RILLE_CPU_ANY && !rille_cpu_pin(loop->cpu)) {
+    RILLE_LOG(RILLE_LOG_WARN, "cannot stay on processor %d: this loop runs on any", loop->cpu);
+  }
   update_clock(loop);
   loop->slept_ns = loop->now_ns;
   loop->is_over = false;
@@ -401,6 +415,7 @@ int rille_loop_run(rille_loop *loop) {
   for (rille_listener *l = loop->listeners; l; l = l->next) rille_listener_shut(l);
   rille_listener_sweep(loop, false);
   if (atomic_load(&loop->asked) & RILLE_ASK_DUMP) dump(loop); /* asked for while it stopped */
+  if (loop->cpu != RILLE_CPU_ANY) rille_cpu_roam();           /* the thread may be the program's */
   rille_log_set_thread_loop(0);
   return loop->status;
 }

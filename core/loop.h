@@ -8,11 +8,13 @@
 #ifndef RILLE_LOOP_H
 #define RILLE_LOOP_H
 
+#include "balance.h"
 #include "block.h"
 #include "group.h"
 #include "conn.h"
 #include "mailbox.h"
 #include "poller.h"
+#include "reserve.h"
 #include "state.h"
 #include "timer.h"
 #include "topic.h"
@@ -54,6 +56,7 @@ struct rille_loop {
   rille_team *team; /* NULL: it runs alone */
   pthread_t thread; /* of rille_loop_thread_start */
   bool has_thread;
+  int cpu; /* the one its thread stays on, or RILLE_CPU_ANY */
 
   /* loop thread */
   rille_clock clock;
@@ -91,6 +94,8 @@ struct rille_loop {
   rille_listener *listeners;
   bool is_open;        /* listeners accept */
   bool listeners_wait; /* one does not, for a reason that passes */
+  rille_undecided_list undecided;
+  rille_reserve reserve;
   rille_state *states[RILLE_LOOP_STATES_MAX];
   uint32_t state_count;
 

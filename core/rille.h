@@ -189,6 +189,7 @@ enum rille_event_kind {
   RILLE_EVENT_STOP,       /* shutdown has begun */
   RILLE_EVENT_POST,       /* a call from another loop: rille_post_take */
   RILLE_EVENT_JOB,        /* a job of a worker pool: rille_job_take */
+  RILLE_EVENT_BALANCE,    /* a connection waits for on_balance: rille_balance_ask */
   RILLE_EVENT_END         /* the last connection is gone: cancel what is still parked */
 };
 
@@ -318,24 +319,34 @@ int rille_service_set(rille_service *service, int setting, double value);
 enum rille_accept {
   RILLE_ACCEPT_SHARED,    /* one socket in the poller of every loop */
   RILLE_ACCEPT_REUSEPORT, /* a socket for each loop; TCP only */
-  RILLE_ACCEPT_BALANCED   /* the first loop accepts and hands on */
+  RILLE_ACCEPT_BALANCED,  /* the first loop accepts and hands on */
+  RILLE_ACCEPT_SINGLE     /* one loop's alone */
 };
 
 enum rille_balance {
   RILLE_BALANCE_ROUND_ROBIN,
   RILLE_BALANCE_RANDOM,
   RILLE_BALANCE_LEAST_CONNECTIONS,
-  RILLE_BALANCE_SOURCE_HASH /* of the peer's address: one address, one loop */
+  RILLE_BALANCE_SOURCE_HASH, /* of the peer's address: one address, one loop */
+  RILLE_BALANCE_SCRIPT       /* on_balance says */
 };
 
+typedef struct rille_cidr rille_cidr; /* a list of networks */
+
 typedef struct rille_listen_options {
-  int backlog;    /* 0: the system's maximum */
-  uint32_t group; /* the address of a team that loops share: the same number in each of them; 0: this loop's alone */
-  int accept;     /* enum rille_accept, of a group */
-  int balance;    /* enum rille_balance, of RILLE_ACCEPT_BALANCED */
+  int backlog; /* 0: the system's maximum */
+  /* of a server's address, which all loops of a team share: the same number in each of them. 0: at run time; it joins the oldest
+   * listener at this URL that another loop of the same script has opened and this one has no part in */
+  uint32_t group;
+  int accept;  /* enum rille_accept */
+  int balance; /* enum rille_balance, of RILLE_ACCEPT_BALANCED */
   int ipv6_only;
   int receive_buffer, send_buffer; /* bytes, 0: the system's */
   uint32_t max_connections;        /* 0: none */
+  uint32_t max_per_address;        /* connections of a source address, 0: none */
+  uint32_t server;                 /* addresses with the same number count those together; 0: this one alone */
+  uint32_t shed_after_ms;          /* out of descriptors for so long: connections are closed; 0: they wait on */
+  rille_cidr *allow, *deny;        /* sealed; the listener takes references; NULL: none */
   uint32_t mode;                   /* of a unix path; 0: as umask has it */
   char device[16];
 } rille_listen_options;
@@ -493,6 +504,7 @@ int rille_log_reopen(void);
 int rille_log_take(char *to, double max);
 void rille_log_count(rille_log_counts *out);
 
+#include "rille_accept.h"
 #include "rille_dict.h"
 #include "rille_http.h"
 #include "rille_pool.h"

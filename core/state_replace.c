@@ -31,7 +31,10 @@ static uint32_t patience(const rille_state *state) {
 
 static uint32_t count_connections(const rille_state *state) {
   uint32_t count = 0;
-  for (const rille_service *s = state->services; s; s = s->next) count += s->connections;
+  for (uint32_t slot = 0; slot < state->loop->slab_count * RILLE_CONN_SLAB; slot++) {
+    const rille_conn *c = rille_conn_at(state->loop, slot);
+    if (c && c->state == state) count++;
+  }
   return count;
 }
 
@@ -111,7 +114,9 @@ void rille_loop_mend(rille_loop *loop) {
 static void serve_again(rille_state *state) {
   rille_loop *loop = state->loop;
   for (rille_listener *l = loop->listeners; l; l = l->next) {
-    if (l->service->is_former && l->service->state == state) rille_listener_close(l);
+    if (!l->service->is_former || l->service->state != state) continue;
+    l->is_held = false;
+    rille_listener_shut(l);
   }
   RILLE_LOG(RILLE_LOG_INFO, "%s: a new Lua state serves", state->label);
   if (!loop->is_open) return;

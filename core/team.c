@@ -5,31 +5,7 @@
 
 #include "listener.h"
 
-#include <sched.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
-
-/* ---- processors ------------------------------------------------------------------------------------------------ */
-
-/* The quota of a cgroup (v2) in processors, rounded up; 0: none is set. */
-static int quota_cpus(void) {
-  long long quota = 0, period = 0;
-  FILE *file = fopen("/sys/fs/cgroup/cpu.max", "re");
-  if (!file) return 0;
-  int read =
-      fscanf(file, "%lld %lld", &quota, &period); /* NOLINT(cert-err34-c): "max" is no number, and none is meant */
-  fclose(file);
-  return read == 2 && quota > 0 && period > 0 ? (int)((quota + period - 1) / period) : 0;
-}
-
-int rille_cpu_count(void) {
-  cpu_set_t usable;
-  int count = sched_getaffinity(0, sizeof usable, &usable) == 0 ? CPU_COUNT(&usable) : 1;
-  int quota = quota_cpus();
-  if (quota > 0 && quota < count) count = quota;
-  return count < 1 ? 1 : count > RILLE_LOOP_MAX ? RILLE_LOOP_MAX : count;
-}
 
 /* ---- life ------------------------------------------------------------------------------------------------------ */
 
@@ -40,6 +16,7 @@ rille_team *rille_team_new(uint32_t count, int *err) {
     if (!*err) *err = RILLE_ERR_NO_MEMORY;
     return NULL;
   }
+  pthread_mutex_init(&team->lock, NULL);
   atomic_store(&team->starting, count);
   for (uint32_t i = 0; i < count; i++) {
     rille_loop *loop = rille_loop_new(i + 1, err);
@@ -59,22 +36,9 @@ rille_loop *rille_team_loop(rille_team *team, uint32_t id) {
 
 void rille_team_free(rille_team *team) {
   for (uint32_t i = 0; i < team->count; i++) rille_loop_free(team->loops[i]);
-  for (uint32_t i = 0; i < team->group_count; i++) free(team->groups[i]);
+  rille_group_free_all(team);
+  pthread_mutex_destroy(&team->lock);
   free(team);
-}
-
-rille_group *rille_team_group(rille_team *team, uint32_t id) {
-  for (uint32_t i = 0; i < team->group_count; i++) {
-    if (team->groups[i]->id == id) return team->groups[i];
-  }
-  if (team->group_count == RILLE_GROUPS_MAX) return NULL;
-  rille_group *group = calloc(1, sizeof *group);
-  if (!group) return NULL;
-  group->id = id;
-  group->fd = -1;
-  group->seed = id * 2654435761u + 1;
-  team->groups[team->group_count++] = group;
-  return group;
 }
 
 /* ---- run ------------------------------------------------------------------------------------------------------- */

@@ -3,6 +3,7 @@
  * it alone and closed by it. States are kept, one for each environment (what a server's state, of one generation, finds with
  * require), so that modules are loaded once.
  */
+#include "cpu.h"
 #include "log.h"
 #include "loop.h"
 #include "pool.h"
@@ -165,6 +166,7 @@ static void leave(rille_worker *w) {
 void *rille_worker_main(void *arg) {
   bench b = {.worker = arg};
   rille_pool *pool = b.worker->pool;
+  rille_cpu_roam(); /* a loop that has started it may be pinned */
   /* loops come first; it is the thread's own on Linux, and no harm if it is refused */
   (void)setpriority(PRIO_PROCESS, (id_t)gettid(), getpriority(PRIO_PROCESS, (id_t)gettid()) + RILLE_WORKER_NICE);
   pthread_mutex_lock(&pool->lock);

@@ -65,8 +65,9 @@ describe("the configuration", function()
         servers = { {
           listen = { "tcp://127.0.0.1:7000" }, script = "gateway", options = {}, timeouts = timeouts,
           limits = {
-            max_input = 2 ^ 20, high_water = 2 ^ 20, max_connections = 0, memory = 2 ^ 30, head = 16384, target = 8192, headers = 100,
-            body = 2 ^ 20, body_rate = 1024, requests = 0,
+            memory = 2 ^ 30,
+            max_input = 2 ^ 20, high_water = 2 ^ 20, max_connections = 0, head = 16384, target = 8192, headers = 100,
+            body = 2 ^ 20, body_rate = 1024, requests = 0, max_connections_per_address = 0, shed_after = 5,
           },
           protocol = "stream", balance = "round_robin",
           nodelay = true, keepalive = 0, backlog = 0, ipv6_only = false, receive_buffer = 0, send_buffer = 0,

@@ -4,6 +4,7 @@
 local ffi = require "ffi"
 
 local C = require "rille.core"
+local balance = require "rille.balance"
 local conn = require "rille.conn"
 local coroutines = require "rille.coroutine"
 local dispatch = require "rille.dispatch"
@@ -54,11 +55,13 @@ end
 -- ---- servers ---------------------------------------------------------------------------------------------------
 
 -- Bring up the services and listeners of one server. Its hooks and listeners, or nil, message.
--- groups: the number of its first address among all those of the configuration.
-function boot.serve(server, hooks, groups)
+-- number: its own among those of the configuration. groups: of its first address among all of them, which the loops of a team share.
+function boot.serve(server, hooks, number, groups)
+  local problem = balance.problem(server, hooks)
+  if problem then return nil, problem end
   local listeners, services = {}, {}
   for i, url in ipairs(server.listen) do
-    local ok, l, _, message = pcall(listener.open, services, hooks, url, server, groups and groups + i)
+    local ok, l, _, message = pcall(listener.open, services, hooks, url, server, groups and groups + i, number)
     if not ok then l, message = nil, tostring(l) end
     if not l then
       for k = 1, i - 1 do listeners[k]:close() end
@@ -72,6 +75,13 @@ end
 local function addresses_of(listeners)
   local list = {}
   for i, l in ipairs(listeners) do list[i] = l:address() end
+  return list
+end
+
+-- What on_start gets: the listeners themselves stay the server's.
+local function views_of(listeners)
+  local list = {}
+  for i, l in ipairs(listeners) do list[i] = listener.view(l) end
   return list
 end
 
@@ -90,7 +100,8 @@ function boot.start_with(served, opened)
       for _, address in ipairs(addresses) do all[#all + 1] = address end
       if one.hooks.on_start then
         local go = one.hooks.on_start {
-          addresses = addresses, loop = state.loop_id, loops = state.loop_count, label = state.label,
+          addresses = addresses, listeners = views_of(one.listeners), loop = state.loop_id, loops = state.loop_count,
+          label = state.label,
         }
         if go == false then return start_failed(("%s: on_start returned false: not starting"):format(state.label)) end
       end
@@ -152,7 +163,7 @@ function boot.main(loop_address, state_address, bytes)
     end
     plan.server.codec = module
   end
-  local listeners, why = boot.serve(plan.server, hooks, plan.groups)
+  local listeners, why = boot.serve(plan.server, hooks, plan.number, plan.groups)
   if not listeners then return nil, why end
   -- the others have the same addresses, and so has a state that replaces one
   local is_first = plan.loop_id == 1 and C.rille_state_is_renewed(handle) == 0

@@ -13,6 +13,9 @@ local config = {}
 local setting_keys = {}
 for _, entry in ipairs(defaults.top) do
   for _, key in ipairs(entry.name == "servers" and entry.keys or {}) do
+    if key.name == "accept" then
+      key = setmetatable({ values = { "reuseport", "shared", "balanced", "single" } }, { __index = key })
+    end
     if not key.required then setting_keys[#setting_keys + 1] = key end
   end
 end

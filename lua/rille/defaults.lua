@@ -14,6 +14,8 @@
 --   script       a path or a module name; rille.run also takes a function or a table of hooks
 --   codec        a module name; rille.run and rille.listen also take the module's table
 --   options      a table of plain data
+--   networks     a network such as "10.0.0.0/8", or a list of such
+--   pin          true, or a list of processor numbers
 --   mode         permission bits: "0660" or a number
 --   file         a path, relative to the configuration's folder
 --   templates    a package.path; relative ones are relative to the configuration's folder
@@ -62,6 +64,10 @@ local server_limits = {
     about = "open at a time for each address; 0: no limit" },
   { name = "memory", type = "bytes", default = "1g", min = 0, max = "1024g",
     about = "of the server's Lua state on each loop; one that uses it up is replaced. 0: no limit" },
+  { name = "max_connections_per_address", type = "count", default = 0, min = 0, max = 2 ^ 20,
+    about = "open at a time from one source address (IPv6: one /64), on all of the server's addresses; 0: no limit" },
+  { name = "shed_after", type = "seconds", default = "5s", min = 0, max = TIME_MAX,
+    about = "out of descriptors for so long: connections that wait are closed; 0: they wait on" },
 }
 
 local server = {
@@ -98,8 +104,12 @@ local server = {
   { name = "accept", type = "enum", values = { "reuseport", "shared", "balanced" },
     about = "how connections come to several loops; without: `\"reuseport\"`, for a unix path `\"shared\"`" },
   { name = "balance", type = "enum", default = "round_robin",
-    values = { "round_robin", "random", "least_connections", "source_hash" },
+    values = { "round_robin", "random", "least_connections", "source_hash", "script" },
     about = "of `accept = \"balanced\"`: which loop gets the next connection" },
+  { name = "allow", type = "networks", max = 4096,
+    about = "networks that connections may come from; without: all" },
+  { name = "deny", type = "networks", max = 4096,
+    about = "networks that they may not come from, whatever `allow` says" },
   reserved = { "tls", "reload" },
 }
 
@@ -130,6 +140,8 @@ return {
       about = "event loops, a thread each; `\"auto\"`: as many as there are processors to use" },
     { name = "drain_timeout", type = "seconds", default = "30s", min = 0, max = TIME_MAX,
       about = "at a shutdown, for connections to finish" },
+    { name = "pin", type = "pin",
+      about = "`true`: each loop stays on a processor of its own, in order; or the list of their numbers" },
     { name = "path", type = "templates",
       about = "put in front of `package.path`, behind the script's own folder" },
     { name = "cpath", type = "templates",

@@ -4,6 +4,7 @@ local ffi = require "ffi"
 
 local C = require "rille.core"
 local channel = require "rille.channel"
+local cidr = require "rille.cidr"
 local conn = require "rille.conn"
 local dict = require "rille.dict"
 local errors = require "rille.errors"
@@ -36,6 +37,7 @@ local rille = {
   wait = timer.wait,
   semaphore = semaphore,
   channel = channel,
+  cidr = cidr.of,
   dict = dict.of,
   listen = listener.listen,
   pool = pool.get,

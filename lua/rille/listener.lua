@@ -3,6 +3,7 @@
 local ffi = require "ffi"
 
 local C = require "rille.core"
+local cidr = require "rille.cidr"
 local errors = require "rille.errors"
 local misuse = require "rille.misuse"
 local scheme = require "rille.config.scheme"
@@ -18,10 +19,16 @@ local err_box = ffi.new("int[1]")
 local message_box = ffi.new("char[?]", 512)
 local address_box = ffi.new("char[?]", 512)
 
-local ACCEPT = { shared = C.RILLE_ACCEPT_SHARED, reuseport = C.RILLE_ACCEPT_REUSEPORT, balanced = C.RILLE_ACCEPT_BALANCED }
+local stats_box = ffi.new("rille_listener_stats[1]")
+
+local ACCEPT = {
+  shared = C.RILLE_ACCEPT_SHARED, reuseport = C.RILLE_ACCEPT_REUSEPORT, balanced = C.RILLE_ACCEPT_BALANCED,
+  single = C.RILLE_ACCEPT_SINGLE,
+}
 local BALANCE = {
   round_robin = C.RILLE_BALANCE_ROUND_ROBIN, random = C.RILLE_BALANCE_RANDOM,
   least_connections = C.RILLE_BALANCE_LEAST_CONNECTIONS, source_hash = C.RILLE_BALANCE_SOURCE_HASH,
+  script = C.RILLE_BALANCE_SCRIPT,
 }
 -- Of services that speak HTTP: limits, then timeouts.
 local HTTP_LIMITS = {
@@ -74,36 +81,58 @@ function M.service(hooks, settings, protocol)
   state.services[id] = {
     on_request = on_request, on_prepare = hooks.on_prepare, on_connect = hooks.on_connect, on_idle = hooks.on_idle,
     on_disconnect = hooks.on_disconnect, on_close = hooks.on_close, on_tunnel = hooks.on_tunnel,
+    on_balance = hooks.on_balance,
     serve = protocol == "http" and require "rille.http.serve" or require("rille.dispatch").serve,
   }
   return service
 end
 
--- SO_REUSEPORT does not exist for Unix sockets.
-local function default_accept(address)
-  return address:find("^unix:") and "shared" or "reuseport"
+-- SO_REUSEPORT does not exist for Unix sockets. Two calls with port 0 mean two ports, unless the script says otherwise.
+local function default_accept(address, group)
+  if address:find("^unix:") then return "shared" end
+  return not group and address:find(":0+$") and "single" or "reuseport"
 end
 
--- Listen on url for the hooks. services: by protocol, those that were made already. A Listener, or nil, error, message for
--- people. group: the number of this address among those of the server, which has it on every loop; nil: it is this loop's alone.
-function M.open(services, hooks, url, settings, group)
+-- What is let in. The lists that were made, which have to be kept until the C side has taken references; nil, message when one cannot be.
+local function set_admission(options, settings)
+  local limits, lists = settings.limits or {}, {}
+  for _, name in ipairs { "allow", "deny" } do
+    local networks = settings[name]
+    if networks and #networks > 0 then
+      local list, message = cidr.compile(networks)
+      if not list then return nil, message end
+      lists[name], options[name] = list, list
+    end
+  end
+  options.max_connections = limits.max_connections or 0
+  options.max_per_address = limits.max_connections_per_address or 0
+  options.shed_after_ms = math.ceil((limits.shed_after or 0) * 1000)
+  return lists
+end
+
+-- Listen on url for the hooks. services: by protocol, those that were made already. A Listener, or nil, error, message for people.
+-- group: the number of this address among those of the configuration, which every loop has; nil: it is opened at run time.
+-- server: addresses with the same number count their sources together; nil: this one alone.
+function M.open(services, hooks, url, settings, group, server)
   local protocol, address = scheme.split(url, settings.protocol)
   local service = services[protocol] or M.service(hooks, settings, protocol)
   services[protocol] = service
   local options = ffi.new("rille_listen_options")
   options.backlog = settings.backlog or 0
   options.group = group or 0
-  options.accept = ACCEPT[settings.accept or default_accept(address)]
+  options.accept = ACCEPT[settings.accept or default_accept(address, group)]
   options.balance = BALANCE[settings.balance or "round_robin"]
   options.ipv6_only = settings.ipv6_only and 1 or 0
   options.receive_buffer = settings.receive_buffer or 0
   options.send_buffer = settings.send_buffer or 0
-  options.max_connections = settings.limits and settings.limits.max_connections or 0
+  options.server = server or 0
+  local lists, problem = set_admission(options, settings)
+  if not lists then return nil, "bad address", problem end
   options.mode = settings.mode or 0
   if settings.device then ffi.copy(options.device, settings.device:sub(1, 15)) end
   local p = C.rille_listener_open(service, address, options, err_box, message_box, 512)
   if p == nil then return nil, errors.text[-err_box[0]], ffi.string(message_box) end
-  return setmetatable({ _p = p, _run = state.services, _is_http = address ~= url }, Listener)
+  return setmetatable({ _p = p, _run = state.services, _is_http = address ~= url, _lists = lists }, Listener)
 end
 
 -- Its pointer, until it is closed or its run is over, which frees it.
@@ -118,11 +147,30 @@ function Listener:address()
   return self._is_http and scheme.http(address) or address
 end
 
--- No further connections; those it accepted go on.
+-- What it has done on this loop, a new table of numbers; nil when it is closed.
+function Listener:stats()
+  if not held(self) then return nil, "closed" end
+  C.rille_listener_stats_read(self._p, stats_box)
+  local s = stats_box[0]
+  return {
+    accepted = s.accepted, connections = s.connections, refused_by_list = s.refused_by_list,
+    refused_by_address = s.refused_by_address, shed = s.shed,
+  }
+end
+
+-- No further connections on this loop; those it accepted go on.
 function Listener:close()
   if held(self) then C.rille_listener_close(self._p) end
   self._p = nil
   return true
+end
+
+local View = { address = Listener.address, stats = Listener.stats }
+View.__index = View
+
+-- A listener without close.
+function M.view(listener)
+  return setmetatable({ _p = listener._p, _run = listener._run, _is_http = listener._is_http }, View)
 end
 
 -- rille.listen(url, handler[, settings]): handler is a function, a table of hooks, or a key of the script's table.

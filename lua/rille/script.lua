@@ -18,7 +18,10 @@ local HOOKS = {
   on_close = C.RILLE_HOOK_CLOSE,
 }
 -- Every other key that is a function is one for listen() or conn:on_request() by name; these have a meaning of their own.
-local OTHER = { on_start = true, on_tunnel = true, on_stage = true, selftest = true, on_migrate = true, on_reload = true, on_retire = true }
+local OTHER = {
+  on_start = true, on_tunnel = true, on_balance = true, on_stage = true, selftest = true, on_migrate = true, on_reload = true,
+  on_retire = true,
+}
 
 -- ---- loading ---------------------------------------------------------------------------------------------------
 

@@ -24,10 +24,35 @@ local function set_up(loop, conf)
   C.rille_loop_set_budget(loop, conf.limits.turn_time * 1000)
 end
 
+local CPUS_MAX = 1024
+
+-- The processors that the loops are pinned to, a list of numbers. nil: they are not. nil, message.
+local function cpus_of(conf)
+  if not conf.pin then return nil end
+  local box, usable = ffi.new("int[?]", CPUS_MAX), {}
+  for i = 1, C.rille_cpu_list(box, CPUS_MAX) do usable[i] = box[i - 1] end
+  if conf.pin == true then return usable end
+  for i, cpu in ipairs(conf.pin) do
+    local found = false
+    for _, one in ipairs(usable) do found = found or one == cpu end
+    if not found then
+      return nil, ("pin[%d]: processor %d is none that this process may use: those are %s"):format(i, cpu, table.concat(usable, ", "))
+    end
+  end
+  return conf.pin
+end
+
+local function pin(loop, id, cpus)
+  if cpus and #cpus > 0 then C.rille_loop_pin(loop, cpus[(id - 1) % #cpus + 1]) end
+end
+
 local function new_loop(conf)
+  local cpus, problem = cpus_of(conf)
+  if problem then return nil, problem end
   local loop = C.rille_loop_new(1, err_box)
   if loop == nil then return nil, ("cannot make a loop: %s"):format(errors.text[-err_box[0]]) end
   set_up(loop, conf)
+  pin(loop, 1, cpus)
   return loop
 end
 
@@ -62,7 +87,7 @@ local function plan_of(conf, i, loop_id)
   local one = conf.servers[i]
   return {
     label = label_of(one), generation = 1, loop_id = loop_id, loop_count = conf.loops, server = one,
-    groups = i * GROUPS, linger = conf.timeouts.linger,
+    number = i, groups = i * GROUPS, linger = conf.timeouts.linger,
     limits = one.limits, is_dev = conf.dev,
     path = (conf.path and conf.path .. ";" or "") .. package.path,
     cpath = (conf.cpath and conf.cpath .. ";" or "") .. package.cpath,
@@ -87,11 +112,14 @@ end
 function server.build(conf)
   local made, why = dict.make_all(conf.dicts)
   if not made then return nil, why end
+  local cpus, problem = cpus_of(conf)
+  if problem then return nil, problem end
   local team = C.rille_team_new(conf.loops, err_box)
   if team == nil then return nil, ("cannot make %d loops: %s"):format(conf.loops, errors.text[-err_box[0]]) end
   for id = 1, conf.loops do
     local loop = C.rille_team_loop(team, id)
     set_up(loop, conf)
+    pin(loop, id, cpus)
     local ok, message = build_states(loop, id, conf)
     if not ok then
       stop_pools() -- a script may use one before another raises
@@ -227,7 +255,7 @@ function server.run_inside(conf)
       if not hooks then return nil, why end
       state.script = state.script or hooks
       local listeners
-      listeners, why = boot.serve(one, hooks)
+      listeners, why = boot.serve(one, hooks, i)
       if not listeners then return nil, why end
       served[i] = { hooks = hooks, listeners = listeners }
     end

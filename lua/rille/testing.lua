@@ -7,6 +7,7 @@ local C = require "rille.core"
 local boot = require "rille.boot"
 local config = require "rille.config"
 local http = require "rille.testing.http"
+local listener = require "rille.listener"
 local misuse = require "rille.misuse"
 local problem_of = require "rille.config.address"
 local rille = require "rille"
@@ -133,7 +134,8 @@ end
 local function start(self, hooks)
   if not hooks.on_start then return end
   local ok, go = pcall(hooks.on_start, {
-    addresses = { self.address }, loop = state.loop_id, loops = state.loop_count, label = state.label,
+    addresses = { self.address }, listeners = { listener.view(self._listener) }, loop = state.loop_id,
+    loops = state.loop_count, label = state.label,
   })
   if ok and go ~= false then return end
   self:close()

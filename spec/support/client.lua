@@ -28,7 +28,8 @@ local function excerpt(text)
   return ("%d bytes that end in %q"):format(#text, text:sub(-60))
 end
 
--- Connect to a URL. options: receive_buffer, send_buffer (bytes), timeout (seconds). Raises when nobody answers.
+-- Connect to a URL. options: receive_buffer, send_buffer (bytes), timeout (seconds), source (a URL of this host to come from, with
+-- port 0). Raises when nobody answers.
 function M.connect(url, options)
   local self, why = M.try_connect(url, options)
   if not self then error(("cannot connect to %s: %s"):format(url, why), 0) end
@@ -43,6 +44,10 @@ function M.try_connect(url, options)
   if fd < 0 then return nil, net.errno_name(ffi.errno()) end
   if options.receive_buffer then net.set_option(fd, SOL_SOCKET, SO_RCVBUF, options.receive_buffer) end
   if options.send_buffer then net.set_option(fd, SOL_SOCKET, SO_SNDBUF, options.send_buffer) end
+  if options.source then
+    local _, from, from_size = net.parse(options.source)
+    assert(C.net_bind(fd, from, from_size) == 0, "cannot come from " .. options.source)
+  end
   local deadline = net.deadline(options.timeout)
   local errno = 0
   if C.net_connect(fd, address, size) ~= 0 then

@@ -118,6 +118,25 @@ function types.loops(value, path, entry)
   refuse(path, value, ('a whole number from %d to %d, or "auto"'):format(entry.min, entry.max))
 end
 
+local PROCESSORS = 1024 -- numbers the kernel's sets of processors have room for
+
+-- Whether this process may use them is known when the loops start.
+function types.pin(value, path)
+  if type(value) == "boolean" then return value end
+  local expected = ("true, or a list of processor numbers from 0 to %d"):format(PROCESSORS - 1)
+  if type(value) ~= "table" then refuse(path, value, expected) end
+  local list = {}
+  for i, cpu in ipairs(value) do
+    if type(cpu) ~= "number" or cpu % 1 ~= 0 or cpu < 0 or cpu >= PROCESSORS then refuse(below(path, i), cpu, expected) end
+    list[i] = cpu
+  end
+  for key in pairs(value) do
+    if not list[key] then fail(path, "has a key %s; expected %s", shown(key), expected) end
+  end
+  if #list == 0 then fail(path, "is empty; expected %s", expected) end
+  return list
+end
+
 -- "0660" is octal, as chmod has it; a number is what Lua makes of it.
 function types.mode(value, path)
   local bits = value
@@ -170,6 +189,26 @@ function types.addresses(value, path)
     if not list[key] then fail(path, "has a key %s; expected %s", shown(key), expected) end
   end
   if #list == 0 then fail(path, "is empty; expected %s", expected) end
+  return list
+end
+
+local function network(value, path)
+  if type(value) ~= "string" then refuse(path, value, 'a network such as "10.0.0.0/8" or "2001:db8::/32"') end
+  local message = require("rille.cidr").problem(value)
+  if message then fail(path, "%s", message) end
+  return value
+end
+
+function types.networks(value, path, entry)
+  if type(value) == "string" then return { network(value, path) } end
+  local expected = 'a network such as "10.0.0.0/8", or a list of such'
+  if type(value) ~= "table" then refuse(path, value, expected) end
+  if #value > entry.max then fail(path, "has %d networks; expected at most %d", #value, entry.max) end
+  local list = {}
+  for i, one in ipairs(value) do list[i] = network(one, below(path, i)) end
+  for key in pairs(value) do
+    if not list[key] then fail(path, "has a key %s; expected %s", shown(key), expected) end
+  end
   return list
 end
 
