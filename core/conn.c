@@ -117,7 +117,10 @@ void rille_conn_opened(rille_conn *c) {
   rille_conn_settle(c);
 }
 
-void rille_conn_enter(rille_conn *c) { c->tasks++; }
+void rille_conn_enter(rille_conn *c) {
+  c->tasks++;
+  rille_conn_note(c);
+}
 
 void rille_conn_leave(rille_conn *c) {
   if (c->tasks > 0) c->tasks--;
@@ -134,6 +137,7 @@ int rille_conn_begin(rille_conn *c) {
     return 0;
   }
   c->flags &= ~(uint32_t)(RILLE_CONN_CONSUMED | RILLE_CONN_ARRIVED);
+  rille_conn_note(c);
   c->tasks++;
   c->loop->messages++;
   return 1;

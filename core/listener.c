@@ -4,6 +4,7 @@
 #include "listener.h"
 
 #include "conn.h"
+#include "given.h"
 #include "log.h"
 #include "socket.h"
 #include "team.h"
@@ -63,10 +64,13 @@ static int open_socket(rille_listener *l, bool reuseport, bool is_first, char *m
       .mode = l->options.mode,
       .device = l->options.device,
   };
-  l->fd = rille_socket_bind(&l->address, &options, message, size);
+  l->fd = rille_given_take(&l->address, &l->stays, message, size);
+  bool is_given = l->fd >= 0;
+  if (l->fd == RILLE_ERR_NOT_FOUND) l->fd = rille_socket_bind(&l->address, &options, message, size);
   if (l->fd < 0) return l->fd;
   set_inherited(l);
-  if (listen(l->fd, l->options.backlog > 0 ? l->options.backlog : 65535) != 0) { /* the system cuts it to somaxconn */
+  if (!is_given &&
+      listen(l->fd, l->options.backlog > 0 ? l->options.backlog : 65535) != 0) { /* the system cuts it to somaxconn */
     int err = errno;
     close(l->fd);
     if (has_path(&l->address)) unlink(rille_socket_path(&l->address));
@@ -81,12 +85,9 @@ static int join(rille_listener *l, rille_group *group, char *message, size_t siz
   bool is_first = group->count == 0;
   int err = RILLE_OK;
   if (is_first) {
-    group->accept = l->options.accept;
+    group->accept = rille_given_accept(&l->address, l->options.accept, message, size);
     group->balance = l->options.balance;
-    if (l->address.family == AF_UNIX && group->accept == RILLE_ACCEPT_REUSEPORT) {
-      return rille_socket_say(message, size, RILLE_ERR_NOT_SUPPORTED,
-                              "a Unix socket has no reuseport; use shared or balanced");
-    }
+    if (group->accept < 0) return group->accept;
   } else {
     const rille_listener *first = group->members[0];
     l->address = group->address;
@@ -97,6 +98,7 @@ static int join(rille_listener *l, rille_group *group, char *message, size_t siz
     err = open_socket(l, group->accept == RILLE_ACCEPT_REUSEPORT, is_first, message, size);
   } else {
     l->fd = group->fd; /* -1 where the first alone accepts */
+    l->stays = group->members[0]->stays;
   }
   if (err < 0) return err;
   group->address = l->address;
@@ -124,7 +126,8 @@ rille_listener *rille_listener_open(rille_service *service, const char *url, con
   l->service = service;
   l->options = *options;
   char why[256];
-  *err = rille_address_parse(url, &l->address, why, sizeof why);
+  *err = rille_given_resolve(url, &l->address, why, sizeof why);
+  if (*err == 0) *err = rille_address_parse(url, &l->address, why, sizeof why);
   bool is_shared = l->loop->team && options->group;
   if (*err >= 0) *err = is_shared ? find_and_join(l, why, sizeof why) : open_socket(l, false, true, why, sizeof why);
   if (*err < 0) {
@@ -153,7 +156,7 @@ static void disarm(rille_listener *l) {
 void rille_listener_arm(rille_listener *l) {
   if (l->is_armed || l->is_closed || l->fd < 0) return;
   uint64_t data = (uint64_t)RILLE_TAG_LISTENER << 56 | (uint64_t)(uintptr_t)l; /* user addresses have 47 bits */
-  bool is_shared = l->group && l->group->accept == RILLE_ACCEPT_SHARED && l->group->count > 1;
+  bool is_shared = l->stays || (l->group && l->group->accept == RILLE_ACCEPT_SHARED && l->group->count > 1);
   uint32_t events = EPOLLIN | (is_shared ? (uint32_t)EPOLLEXCLUSIVE : 0); /* one loop wakes for a connection, not all */
   l->is_armed = rille_poller_add(&l->loop->poller, l->fd, events, data) == RILLE_OK;
 }
@@ -284,10 +287,13 @@ void rille_listener_shut(rille_listener *l) {
   l->is_closed = true;
   bool is_last = !l->group || atomic_fetch_sub(&l->group->open, 1) == 1;
   bool is_shared = l->group && l->group->accept == RILLE_ACCEPT_SHARED;
-  if (l->fd >= 0 && (is_last || !is_shared)) close(l->fd);
+  if (l->fd >= 0 && (is_last || !is_shared)) {
+    if (l->stays) rille_given_return(l->fd);
+    else close(l->fd);
+  }
   l->fd = -1;
   if (l->group && l == l->group->members[0]) atomic_store(&l->group->is_accepting, false);
-  if (!is_last) return;
+  if (!is_last || l->stays) return;
   struct stat info;
   if (has_path(&l->address) && stat(rille_socket_path(&l->address), &info) == 0 && info.st_dev == l->device &&
       info.st_ino == l->inode) {
@@ -297,7 +303,9 @@ void rille_listener_shut(rille_listener *l) {
 
 void rille_listener_drain(rille_listener *l) {
   if (l->is_closed) return;
-  for (int i = 0; i < RILLE_ACCEPT_LAST && l->fd >= 0 && !is_full(l) && accept_one(l); i++) {
+  bool is_the_last =
+      !l->stays || rille_given_is_ending(l->fd); /* else what waits in the queue is for the next process */
+  for (int i = 0; is_the_last && i < RILLE_ACCEPT_LAST && l->fd >= 0 && !is_full(l) && accept_one(l); i++) {
   }
   rille_listener_shut(l);
 }

@@ -75,6 +75,9 @@ void rille_state_dispatch(rille_state *state) {
   state->working = work;
   state->inbox = (rille_inbox){.items = work.items, .count = work.count};
   lua_State *L = state->lua;
+  rille_note *note = state->loop->note;
+  atomic_store_explicit(&note->conn, 0, memory_order_relaxed);
+  atomic_store_explicit(&note->state, state->index + 1, memory_order_relaxed);
   do {
     uint32_t before = state->inbox.next;
     lua_pushvalue(L, state->dispatch_index);
@@ -90,6 +93,7 @@ void rille_state_dispatch(rille_state *state) {
     }
     lua_pop(L, 1);
   } while (state->inbox.next < state->inbox.count);
+  atomic_store_explicit(&note->state, 0, memory_order_relaxed);
   look_at_heap(state);
 }
 
@@ -157,6 +161,7 @@ static rille_state *make(rille_loop *loop, uint32_t generation, const char *labe
   snprintf(state->label, sizeof state->label, "%s", label);
   state->index = loop->state_count;
   loop->states[loop->state_count++] = state;
+  rille_process_label(state->index, state->label);
   return state;
 }
 

@@ -20,7 +20,8 @@ struct rille_team {
   uint32_t group_count;
 
   /* any thread, atomic */
-  _Atomic uint32_t starting; /* loops whose on_start has not returned */
+  _Atomic uint32_t starting;  /* loops whose on_start has not returned */
+  _Atomic uint32_t accepting; /* loops that have begun to */
 };
 
 /* The group of that number, made when it is not there yet; NULL when there is no memory or no room. */

@@ -79,9 +79,19 @@ function M.service(hooks, settings, protocol)
   return service
 end
 
--- SO_REUSEPORT does not exist for Unix sockets.
-local function default_accept(address)
-  return address:find("^unix:") and "shared" or "reuseport"
+-- What the core has to know of an address with these settings.
+function M.options(settings)
+  local options = ffi.new("rille_listen_options")
+  options.backlog = settings.backlog or 0
+  options.accept = settings.accept and ACCEPT[settings.accept] or C.RILLE_ACCEPT_DEFAULT
+  options.balance = BALANCE[settings.balance or "round_robin"]
+  options.ipv6_only = settings.ipv6_only and 1 or 0
+  options.receive_buffer = settings.receive_buffer or 0
+  options.send_buffer = settings.send_buffer or 0
+  options.max_connections = settings.limits and settings.limits.max_connections or 0
+  options.mode = settings.mode or 0
+  if settings.device then ffi.copy(options.device, settings.device:sub(1, 15)) end
+  return options
 end
 
 -- Listen on url for the hooks. services: by protocol, those that were made already. A Listener, or nil, error, message for
@@ -90,17 +100,8 @@ function M.open(services, hooks, url, settings, group)
   local protocol, address = scheme.split(url, settings.protocol)
   local service = services[protocol] or M.service(hooks, settings, protocol)
   services[protocol] = service
-  local options = ffi.new("rille_listen_options")
-  options.backlog = settings.backlog or 0
+  local options = M.options(settings)
   options.group = group or 0
-  options.accept = ACCEPT[settings.accept or default_accept(address)]
-  options.balance = BALANCE[settings.balance or "round_robin"]
-  options.ipv6_only = settings.ipv6_only and 1 or 0
-  options.receive_buffer = settings.receive_buffer or 0
-  options.send_buffer = settings.send_buffer or 0
-  options.max_connections = settings.limits and settings.limits.max_connections or 0
-  options.mode = settings.mode or 0
-  if settings.device then ffi.copy(options.device, settings.device:sub(1, 15)) end
   local p = C.rille_listener_open(service, address, options, err_box, message_box, 512)
   if p == nil then return nil, errors.text[-err_box[0]], ffi.string(message_box) end
   return setmetatable({ _p = p, _run = state.services, _is_http = address ~= url }, Listener)
