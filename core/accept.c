@@ -6,6 +6,7 @@
 
 #include "balance.h"
 #include "conn.h"
+#include "given.h"
 #include "log.h"
 #include "team.h"
 
@@ -29,7 +30,7 @@ void rille_listener_disarm(rille_listener *l) {
 void rille_listener_arm(rille_listener *l) {
   if (l->is_armed || l->is_closed || l->fd < 0 || !l->service->state->is_serving) return;
   uint64_t data = (uint64_t)RILLE_TAG_LISTENER << 56 | (uint64_t)(uintptr_t)l; /* user addresses have 47 bits */
-  bool has_others = l->group && l->group->accept == RILLE_ACCEPT_SHARED && l->group->loop_count > 1;
+  bool has_others = l->stays || (l->group && l->group->accept == RILLE_ACCEPT_SHARED && l->group->loop_count > 1);
   uint32_t events =
       EPOLLIN | (has_others ? (uint32_t)EPOLLEXCLUSIVE : 0); /* one loop wakes for a connection, not all */
   l->is_armed = rille_poller_add(&l->loop->poller, l->fd, events, data) == RILLE_OK;
@@ -203,7 +204,8 @@ uint64_t rille_listener_revive(rille_loop *loop, uint64_t now_ms) {
 
 void rille_listener_drain(rille_listener *l) {
   if (l->is_closed) return;
-  bool takes = l->fd >= 0 && l->service->state->is_serving;
+  /* of a socket that stays, what waits in the queue is for the next process */
+  bool takes = l->fd >= 0 && l->service->state->is_serving && (!l->stays || rille_given_is_ending(l->fd));
   for (int i = 0; takes && i < RILLE_ACCEPT_LAST && !is_full(l) && accept_one(l); i++) {
   }
   rille_listener_shut(l);

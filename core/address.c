@@ -335,6 +335,9 @@ int rille_address_check(const char *url, size_t url_size, char *message, double 
   if (memchr(url, '\0', url_size) != NULL) {
     return refuse(&r, RILLE_ERR_BAD_ADDRESS, "it holds a NUL byte");
   }
+  if (strncmp(url, "fd:", 3) == 0) { /* a descriptor of given.c, which knows its address */
+    return url[3] == '\0' ? refuse(&r, RILLE_ERR_BAD_ADDRESS, "the name or number of a descriptor is missing") : 0;
+  }
   int rc = parse_into(&r, &ignored);
   if (rc != RILLE_ERR_BUSY) {
     return rc;

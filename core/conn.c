@@ -116,7 +116,10 @@ void rille_conn_opened(rille_conn *c) {
   rille_conn_settle(c);
 }
 
-void rille_conn_enter(rille_conn *c) { c->tasks++; }
+void rille_conn_enter(rille_conn *c) {
+  c->tasks++;
+  rille_conn_note(c);
+}
 
 void rille_conn_leave(rille_conn *c) {
   if (c->tasks > 0) c->tasks--;
@@ -133,6 +136,7 @@ int rille_conn_begin(rille_conn *c) {
     return 0;
   }
   c->flags &= ~(uint32_t)(RILLE_CONN_CONSUMED | RILLE_CONN_ARRIVED);
+  rille_conn_note(c);
   c->tasks++;
   c->loop->messages++;
   return 1;

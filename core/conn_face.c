@@ -92,6 +92,7 @@ int rille_conn_want(rille_conn *c, double n) {
 }
 
 void rille_conn_unwant(rille_conn *c, int for_good) {
+  rille_conn_note(c);
   c->flags &= ~(uint32_t)(RILLE_CONN_READER | RILLE_CONN_WOKEN | (for_good ? RILLE_CONN_READ_LATE : 0));
   if (c->http) rille_http_waited(c);
   if (!for_good) return;

@@ -5,6 +5,7 @@
 #include "listener.h"
 #include "log.h"
 #include "loop.h"
+#include "notify.h"
 #include "team.h"
 
 enum {
@@ -29,6 +30,7 @@ void rille_loop_stop(rille_loop *loop, double drain_ms) {
     if (at < loop->drain_at_ms) loop->drain_at_ms = at;
     return;
   }
+  rille_notify_stopping();
   loop->is_stopping = true;
   loop->is_draining = drain_ms > 0;
   loop->drain_at_ms = at;
@@ -60,6 +62,7 @@ void rille_loop_exit(rille_loop *loop, int status) {
 }
 
 void rille_loop_shutdown(rille_loop *loop, double drain_ms) {
+  rille_process_ask_stop(); /* and the other processes of the server */
   if (loop->team) rille_team_stop(loop->team, drain_ms);
   else rille_loop_stop(loop, drain_ms);
 }

@@ -4,6 +4,7 @@
 #include "listener.h"
 
 #include "conn.h"
+#include "given.h"
 #include "socket.h"
 #include "team.h"
 
@@ -64,10 +65,13 @@ static int open_socket(rille_listener *l, bool reuseport, bool is_first, char *m
       .mode = l->options.mode,
       .device = l->options.device,
   };
-  l->fd = rille_socket_bind(&l->address, &options, message, size);
+  l->fd = rille_given_take(&l->address, &l->stays, message, size);
+  bool is_given = l->fd >= 0;
+  if (l->fd == RILLE_ERR_NOT_FOUND) l->fd = rille_socket_bind(&l->address, &options, message, size);
   if (l->fd < 0) return l->fd;
   set_inherited(l);
-  if (listen(l->fd, l->options.backlog > 0 ? l->options.backlog : 65535) != 0) { /* the system cuts it to somaxconn */
+  if (!is_given &&
+      listen(l->fd, l->options.backlog > 0 ? l->options.backlog : 65535) != 0) { /* the system cuts it to somaxconn */
     int err = errno;
     close(l->fd);
     if (has_path(&l->address)) unlink(rille_socket_path(&l->address));
@@ -81,12 +85,9 @@ static int open_socket(rille_listener *l, bool reuseport, bool is_first, char *m
 
 /* The first member says how the others come to connections. */
 static int found(rille_listener *l, rille_group *group, char *message, size_t size) {
-  group->accept = l->options.accept;
+  group->accept = rille_given_accept(&l->address, l->options.accept, message, size);
   group->balance = l->options.balance;
-  if (l->address.family == AF_UNIX && group->accept == RILLE_ACCEPT_REUSEPORT) {
-    return rille_socket_say(message, size, RILLE_ERR_NOT_SUPPORTED,
-                            "a Unix socket has no reuseport; use shared or balanced");
-  }
+  if (group->accept < 0) return group->accept;
   if (!group->id && group->accept == RILLE_ACCEPT_BALANCED) {
     return rille_socket_say(message, size, RILLE_ERR_NOT_SUPPORTED,
                             "balanced is for servers of the configuration; use reuseport, shared or single");
@@ -101,6 +102,7 @@ static int bind_member(rille_listener *l, rille_group *group, bool is_first, cha
     return open_socket(l, group->accept == RILLE_ACCEPT_REUSEPORT, is_first, message, size);
   }
   l->fd = group->fd; /* -1 where the first alone accepts */
+  l->stays = group->stays;
   learn_file(l);
   return RILLE_OK;
 }
@@ -113,6 +115,7 @@ static int join(rille_listener *l, rille_group *group, char *message, size_t siz
   if (err < 0) return err;
   if (is_first) {
     group->address = l->address;
+    group->stays = l->stays;
     if (group->accept == RILLE_ACCEPT_SHARED) group->fd = l->fd;
     atomic_store(&group->is_accepting, true);
   }
@@ -233,7 +236,8 @@ rille_listener *rille_listener_open(rille_service *service, const char *url, con
   l->service = service;
   l->options = *options;
   char why[256];
-  *err = rille_address_parse(url, &l->address, why, sizeof why);
+  *err = rille_given_resolve(url, &l->address, why, sizeof why);
+  if (*err == 0) *err = rille_address_parse(url, &l->address, why, sizeof why);
   rille_listener *former = *err >= 0 ? take_over(service, &l->address, options) : NULL;
   if (former) {
     free(l);
@@ -281,8 +285,12 @@ void rille_listener_close(rille_listener *l) {
 /* is_last: no other loop has it any more. */
 static void close_socket(rille_listener *l, bool is_last) {
   bool is_shared_one = l->group && l->group->accept == RILLE_ACCEPT_SHARED;
-  if (l->fd >= 0 && (is_last || !is_shared_one)) close(l->fd);
+  if (l->fd >= 0 && (is_last || !is_shared_one)) {
+    if (l->stays) rille_given_return(l->fd);
+    else close(l->fd);
+  }
   l->fd = -1;
+  if (l->stays) return;
   struct stat info;
   if (is_last && has_path(&l->address) && stat(rille_socket_path(&l->address), &info) == 0 &&
       info.st_dev == l->device && info.st_ino == l->inode) {

@@ -32,6 +32,9 @@ static struct {
   rille_log_site site;
 } sites[SITES];
 
+/* immutable once there are threads */
+static uint32_t log_process;
+
 /* of each thread */
 static _Thread_local uint32_t thread_loop;
 
@@ -132,6 +135,9 @@ static void emit(int level, const rille_log_context *context, uint32_t suppresse
   if (context != NULL && context->conn > 0) {
     rille_logline_integer(&line, "conn", context->conn);
   }
+  if (log_process > 0) {
+    rille_logline_integer(&line, "process", log_process);
+  }
   if (suppressed > 0) {
     rille_logline_integer(&line, "suppressed", suppressed);
   }
@@ -187,6 +193,8 @@ void rille_log_write(int level, uint32_t site, const rille_log_context *context,
 }
 
 /* ---- control ---- */
+
+void rille_log_set_process(uint32_t process) { log_process = process; }
 
 void rille_log_set_thread_loop(uint32_t loop) { thread_loop = loop; }
 

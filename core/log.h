@@ -26,6 +26,9 @@ static inline int rille_log_is_on(int level) {
 /* The loop that lines of this thread name when nothing else is said; 0 for none. */
 void rille_log_set_thread_loop(uint32_t loop);
 
+/* The process of a prefork server that lines name from now on; 0 for none. Before the process has other threads. */
+void rille_log_set_process(uint32_t process);
+
 __attribute__((format(printf, 4, 5))) void rille_log_printf(rille_log_site *site, int level,
                                                             const rille_log_context *context, const char *format, ...);
 

@@ -7,6 +7,7 @@
 #include "http.h"
 #include "listener.h"
 #include "log.h"
+#include "notify.h"
 #include "pool.h"
 #include "team.h"
 
@@ -64,6 +65,8 @@ rille_loop *rille_loop_new(uint32_t id, int *err) {
   loop->budget_slot = UINT32_MAX;
   loop->budget_ns = BUDGET_NS;
   loop->mend_at_ms = UINT64_MAX;
+  loop->note = rille_process_note(id);
+  if (!loop->note) loop->note = &loop->own_note;
   rille_loop_set_drain(loop, -1); /* the default */
   loop->started_ms = rille_now_ns() / 1000000;
   update_clock(loop);
@@ -190,6 +193,8 @@ static void accept_from_now(rille_loop *loop) {
   loop->is_open = true;
   for (rille_listener *l = loop->listeners; l; l = l->next) rille_listener_arm(l);
   for (uint32_t i = 0; i < loop->state_count; i++) rille_state_emit(loop->states[i], RILLE_EVENT_ACCEPT, 0, 0);
+  uint32_t count = loop->team ? loop->team->count : 1;
+  if (!loop->team || atomic_fetch_add(&loop->team->accepting, 1) + 1 == count) rille_notify_ready(1, count);
 }
 
 static void hear(rille_loop *loop) {
@@ -411,6 +416,7 @@ int rille_loop_run(rille_loop *loop) {
     rille_state_emit(loop->states[i], RILLE_EVENT_START, 0, 0);
   }
   while (!loop->is_over) turn(loop);
+  atomic_store_explicit(&loop->busy_since, 0, memory_order_relaxed);
   rille_loop_bury(loop);
   for (rille_listener *l = loop->listeners; l; l = l->next) rille_listener_shut(l);
   rille_listener_sweep(loop, false);
@@ -431,7 +437,9 @@ int rille_loop_thread_start(rille_loop *loop) {
   if (error_number) return rille_err_from_errno(error_number);
   loop->has_thread = true;
   char name[16];
-  snprintf(name, sizeof name, "rille-loop-%u", loop->id % 1000);
+  uint32_t process = rille_process_number();
+  if (process) snprintf(name, sizeof name, "rille-p%u-l%u", process % 100, loop->id % 1000);
+  else snprintf(name, sizeof name, "rille-loop-%u", loop->id % 1000);
   pthread_setname_np(loop->thread, name);
   return RILLE_OK;
 }

@@ -15,6 +15,7 @@
 #include "mailbox.h"
 #include "poller.h"
 #include "reserve.h"
+#include "process_note.h"
 #include "state.h"
 #include "timer.h"
 #include "topic.h"
@@ -131,6 +132,8 @@ struct rille_loop {
   /* any thread, atomic */
   _Atomic uint32_t asked;      /* enum rille_ask bits */
   _Atomic uint64_t busy_since; /* ns of the clock when the turn began; 0: it waits */
+  rille_note *note;            /* borrowed, immutable; what it does, for a look from outside */
+  rille_note own_note;         /* where there is nobody outside */
   rille_mailbox mailbox;
 };
 
@@ -142,6 +145,13 @@ void rille_loop_ask(rille_loop *loop, uint32_t bits);
 /* control.c knows every loop, to pass signals on */
 void rille_control_add(rille_loop *loop);
 void rille_control_remove(rille_loop *loop);
+/* descriptors: as many as the hard limit has */
+void rille_control_raise_limit(void);
+
+/* this is the connection that the state is busy with */
+static inline void rille_conn_note(const rille_conn *c) {
+  atomic_store_explicit(&c->loop->note->conn, (uint64_t)rille_conn_id(c), memory_order_relaxed);
+}
 
 /* loop thread */
 uint64_t rille_now_ns(void);

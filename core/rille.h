@@ -317,6 +317,7 @@ int rille_service_set(rille_service *service, int setting, double value);
 /* ---- listener -------------------------------------------------------------------------------------------------- */
 
 enum rille_accept {
+  RILLE_ACCEPT_DEFAULT,   /* what fits the address */
   RILLE_ACCEPT_SHARED,    /* one socket in the poller of every loop */
   RILLE_ACCEPT_REUSEPORT, /* a socket for each loop; TCP only */
   RILLE_ACCEPT_BALANCED,  /* the first loop accepts and hands on */
@@ -509,6 +510,7 @@ void rille_log_count(rille_log_counts *out);
 #include "rille_http.h"
 #include "rille_pool.h"
 #include "rille_post.h"
+#include "rille_prefork.h"
 #include "rille_topic.h"
 
 #endif

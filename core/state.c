@@ -91,6 +91,9 @@ void rille_state_dispatch(rille_state *state) {
   state->working = work;
   state->inbox = (rille_inbox){.items = work.items, .count = work.count};
   lua_State *L = state->lua;
+  rille_note *note = state->loop->note;
+  atomic_store_explicit(&note->conn, 0, memory_order_relaxed);
+  atomic_store_explicit(&note->state, state->index + 1, memory_order_relaxed);
   do {
     uint32_t before = state->inbox.next;
     lua_pushvalue(L, state->dispatch_index);
@@ -103,6 +106,7 @@ void rille_state_dispatch(rille_state *state) {
     }
     lua_pop(L, 1);
   } while (state->inbox.next < state->inbox.count && !state->is_broken);
+  atomic_store_explicit(&note->state, 0, memory_order_relaxed);
   if (state->heap.is_passed) state->loop->mend_at_ms = 0;
   look_at_heap(state);
 }
@@ -198,6 +202,7 @@ static rille_state *make(rille_loop *loop, uint32_t generation, const char *labe
   snprintf(state->label, sizeof state->label, "%s", label);
   state->index = loop->state_count;
   loop->states[loop->state_count++] = state;
+  rille_process_label(state->index, state->label);
   return state;
 }
 

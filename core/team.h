@@ -23,7 +23,8 @@ struct rille_team {
   uint32_t group_count;
 
   /* any thread, atomic */
-  _Atomic uint32_t starting; /* loops whose on_start has not returned */
+  _Atomic uint32_t starting;  /* loops whose on_start has not returned */
+  _Atomic uint32_t accepting; /* loops that have begun to */
 };
 
 /* loop thread: every state of the loop has started. When that is so for all of them, all accept. */

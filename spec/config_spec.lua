@@ -60,7 +60,7 @@ describe("the configuration", function()
       assert.is_nil(message)
       local timeouts = { read = 0, write = 60, idle = 75, lifetime = 0, linger = 2, header = 10, body = 60 }
       assert.same({
-        loops = 1, drain_timeout = 30, dev = false, log = { level = "info", format = "logfmt" },
+        loops = 1, processes = 1, drain_timeout = 30, dev = false, log = { level = "info", format = "logfmt" },
         limits = { turn_time = 0.001 }, timeouts = timeouts, dicts = {},
         servers = { {
           listen = { "tcp://127.0.0.1:7000" }, script = "gateway", options = {}, timeouts = timeouts,
@@ -212,11 +212,12 @@ describe("the configuration", function()
     end)
 
     it("keys that are like no other, with those there are", function()
-      assert.matches("^conf/rille.lua:1: zzzzzz: unknown key; expected one of loops, drain_timeout, ", problem("return { zzzzzz = 1 }"))
+      assert.matches("^conf/rille.lua:1: zzzzzz: unknown key; expected one of loops, processes, user, drain_timeout, ",
+        problem("return { zzzzzz = 1 }"))
     end)
 
     it("keys of later versions", function()
-      for _, key in ipairs { "workers", "control", "user", "reload" } do
+      for _, key in ipairs { "workers", "control", "reload" } do
         assert.equal(("conf/rille.lua:1: %s: not supported by this version"):format(key), problem("return { " .. key .. " = {} }"))
       end
       for _, key in ipairs { "tls", "reload" } do

@@ -10,6 +10,7 @@ local coroutines = require "rille.coroutine"
 local dispatch = require "rille.dispatch"
 local listener = require "rille.listener"
 local log = require "rille.log"
+local loop_face = require "rille.loop"
 local pool = require "rille.pool"
 local script = require "rille.script"
 local state = require "rille.state"
@@ -101,7 +102,7 @@ function boot.start_with(served, opened)
       if one.hooks.on_start then
         local go = one.hooks.on_start {
           addresses = addresses, listeners = views_of(one.listeners), loop = state.loop_id, loops = state.loop_count,
-          label = state.label,
+          label = state.label, process = loop_face.process, processes = loop_face.processes,
         }
         if go == false then return start_failed(("%s: on_start returned false: not starting"):format(state.label)) end
       end
@@ -127,7 +128,13 @@ function boot.announcer(banner)
   return function(addresses)
     for _, address in ipairs(addresses) do log.info("listening on %s", address) end
     for _, line in ipairs(banner or {}) do io.stderr:write(line, "\n") end
+    C.rille_given_warn()
   end
+end
+
+-- The same in one of several processes, whose parent names the addresses.
+function boot.announcer_of_child()
+  C.rille_given_warn()
 end
 
 -- ---- a state of its own ----------------------------------------------------------------------------------------
@@ -167,7 +174,8 @@ function boot.main(loop_address, state_address, bytes)
   if not listeners then return nil, why end
   -- the others have the same addresses, and so has a state that replaces one
   local is_first = plan.loop_id == 1 and C.rille_state_is_renewed(handle) == 0
-  boot.start_with({ { hooks = hooks, listeners = listeners } }, is_first and boot.announcer(plan.banner) or nil)
+  local announce = is_first and (C.rille_process_number() == 0 and boot.announcer(plan.banner) or boot.announcer_of_child)
+  boot.start_with({ { hooks = hooks, listeners = listeners } }, announce or nil)
   return dispatch.run
 end
 

@@ -102,7 +102,7 @@ local server = {
   { name = "device", type = "string", min = 1, max = 15,
     about = "the network interface to take connections from, such as `\"eth0\"`" },
   { name = "accept", type = "enum", values = { "reuseport", "shared", "balanced" },
-    about = "how connections come to several loops; without: `\"reuseport\"`, for a unix path `\"shared\"`" },
+    about = "how connections come to several loops; without: what fits, see below" },
   { name = "balance", type = "enum", default = "round_robin",
     values = { "round_robin", "random", "least_connections", "source_hash", "script" },
     about = "of `accept = \"balanced\"`: which loop gets the next connection" },
@@ -138,6 +138,10 @@ return {
   top = {
     { name = "loops", type = "loops", default = 1, min = 1, max = 256,
       about = "event loops, a thread each; `\"auto\"`: as many as there are processors to use" },
+    { name = "processes", type = "loops", default = 1, min = 1, max = 64,
+      about = "processes, each with all of these loops; `\"auto\"`: as many as there are processors to use" },
+    { name = "user", type = "string", min = 1, max = 255,
+      about = "whom root becomes when the addresses are bound: `\"www-data\"`, or `\"USER:GROUP\"`" },
     { name = "drain_timeout", type = "seconds", default = "30s", min = 0, max = TIME_MAX,
       about = "at a shutdown, for connections to finish" },
     { name = "pin", type = "pin",
@@ -156,6 +160,6 @@ return {
     { name = "timeouts", type = "table", keys = timeouts, about = "of every server's connections; 0: none" },
     -- behind timeouts, which it inherits from; one server is one Lua state, and a loop has room for 64
     { name = "servers", type = "list", keys = server, max = 64, about = "what is served, at least one" },
-    reserved = { "workers", "control", "user", "reload" },
+    reserved = { "workers", "control", "reload" },
   },
 }

@@ -87,10 +87,18 @@ function M.service(hooks, settings, protocol)
   return service
 end
 
--- SO_REUSEPORT does not exist for Unix sockets. Two calls with port 0 mean two ports, unless the script says otherwise.
-local function default_accept(address, group)
-  if address:find("^unix:") then return "shared" end
-  return not group and address:find(":0+$") and "single" or "reuseport"
+-- What the core has to know of an address with these settings.
+function M.options(settings)
+  local options = ffi.new("rille_listen_options")
+  options.backlog = settings.backlog or 0
+  options.accept = settings.accept and ACCEPT[settings.accept] or C.RILLE_ACCEPT_DEFAULT
+  options.balance = BALANCE[settings.balance or "round_robin"]
+  options.ipv6_only = settings.ipv6_only and 1 or 0
+  options.receive_buffer = settings.receive_buffer or 0
+  options.send_buffer = settings.send_buffer or 0
+  options.mode = settings.mode or 0
+  if settings.device then ffi.copy(options.device, settings.device:sub(1, 15)) end
+  return options
 end
 
 -- What is let in. The lists that were made, which have to be kept until the C side has taken references; nil, message when one cannot be.
@@ -117,19 +125,13 @@ function M.open(services, hooks, url, settings, group, server)
   local protocol, address = scheme.split(url, settings.protocol)
   local service = services[protocol] or M.service(hooks, settings, protocol)
   services[protocol] = service
-  local options = ffi.new("rille_listen_options")
-  options.backlog = settings.backlog or 0
+  local options = M.options(settings)
   options.group = group or 0
-  options.accept = ACCEPT[settings.accept or default_accept(address, group)]
-  options.balance = BALANCE[settings.balance or "round_robin"]
-  options.ipv6_only = settings.ipv6_only and 1 or 0
-  options.receive_buffer = settings.receive_buffer or 0
-  options.send_buffer = settings.send_buffer or 0
+  -- two calls with port 0 mean two ports, unless the script says otherwise
+  if not settings.accept and not group and address:find(":0+$") then options.accept = C.RILLE_ACCEPT_SINGLE end
   options.server = server or 0
   local lists, problem = set_admission(options, settings)
   if not lists then return nil, "bad address", problem end
-  options.mode = settings.mode or 0
-  if settings.device then ffi.copy(options.device, settings.device:sub(1, 15)) end
   local p = C.rille_listener_open(service, address, options, err_box, message_box, 512)
   if p == nil then return nil, errors.text[-err_box[0]], ffi.string(message_box) end
   return setmetatable({ _p = p, _run = state.services, _is_http = address ~= url, _lists = lists }, Listener)

@@ -27,5 +27,7 @@ return setmetatable(loop, {
   __index = function(_, key)
     if key == "id" then return state.loop_id end
     if key == "count" then return state.loop_count end
+    if key == "process" then return math.max(C.rille_process_number(), 1) end
+    if key == "processes" then return C.rille_process_count() end
   end,
 })

@@ -9,6 +9,7 @@ local dict = require "rille.dict"
 local dispatch = require "rille.dispatch"
 local errors = require "rille.errors"
 local log = require "rille.log"
+local prefork = require "rille.prefork"
 local script = require "rille.script"
 local state = require "rille.state"
 local task = require "rille.task"
@@ -130,19 +131,16 @@ function server.build(conf)
   return team
 end
 
--- Run until a signal or rille.shutdown ends it. The exit status, or nil, message when it did not start.
-function server.run(conf)
-  if conf.log.to then return nil, "log.to needs rille.run in a program of your own; set log.file" end
-  local ok, message = configure_log(conf)
-  if not ok then return nil, message end
+-- Run the loops of this process until a signal or rille.shutdown ends them. The exit status, or nil, message when it did not start.
+local function serve(conf)
   local code = C.rille_control_start()
   if code ~= 0 then return nil, ("cannot start the control thread: %s"):format(errors.text[-code]) end
-  local team
-  team, message = server.build(conf)
+  local team, message = server.build(conf)
   if not team then
     C.rille_control_stop()
     return nil, message
   end
+  C.rille_process_built()
   local status = C.rille_team_run(team)
   stop_pools()
   C.rille_team_free(team)
@@ -150,6 +148,19 @@ function server.run(conf)
   if status < 0 then return nil, ("cannot start a loop thread: %s"):format(errors.text[-status]) end
   server.say_goodbye()
   return status
+end
+
+-- The whole server. The exit status, or nil, message when it did not start.
+function server.run(conf)
+  if conf.log.to then return nil, "log.to needs rille.run in a program of your own; set log.file" end
+  local ok, message = prefork.prepare(conf)
+  if ok then ok, message = configure_log(conf) end
+  if not ok then return nil, message end
+  if conf.processes == 1 then return serve(conf) end
+  local status
+  status, message = prefork.fork(conf, serve, banner_of(conf))
+  if status == 0 and C.rille_process_number() == 0 then server.say_goodbye() end
+  return status, message
 end
 
 -- The last record: what a clean end has left, which is nothing.
@@ -183,7 +194,8 @@ end
 local function run_here(conf, label, setup)
   if state.loop then return nil, "a loop runs in this Lua state already" end
   lua_run = lua_run or assert(package.loadlib(debug.getregistry()["rille.core.path"], "rille_lua_run"))
-  local ok, message = configure_log(conf)
+  local ok, message = prefork.adopt()
+  if ok then ok, message = configure_log(conf) end
   if ok then ok, message = dict.make_all(conf.dicts) end
   if not ok then return nil, message end
   local code = C.rille_control_start()
@@ -236,8 +248,18 @@ local function run_loops(conf)
   return true
 end
 
+-- What only the command may do to a process, or nil.
+local function need_no_process(conf)
+  if conf.processes > 1 then
+    return ("rille.run: processes: got %d; a program is not forked, only `rille run` starts processes"):format(conf.processes)
+  end
+  if conf.user then return "rille.run: user: a program keeps its rights, only `rille run` gives them up" end
+end
+
 -- rille.run: servers whose script may be a function or a table of hooks. True after a shutdown, or nil, message.
 function server.run_inside(conf)
+  local problem = need_no_process(conf)
+  if problem then return nil, problem end
   if conf.loops > 1 then return run_loops(conf) end
   local status, message = run_here(conf, "app@1", function()
     local served = {}

@@ -37,6 +37,7 @@ char *net_mkdtemp(char *template) __asm__("mkdtemp");
 int net_getpid(void) __asm__("getpid");
 char *net_getcwd(char *to, size_t size) __asm__("getcwd");
 
+int net_fcntl(int fd, int command, ...) __asm__("fcntl");
 int net_kill(int pid, int signal) __asm__("kill");
 int net_waitpid(int pid, int *status, int options) __asm__("waitpid");
 int net_pidfd_open(int pid, unsigned flags) __asm__("pidfd_open");

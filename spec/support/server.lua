@@ -52,8 +52,9 @@ end
 
 -- ---- processes -------------------------------------------------------------------------------------------------
 
--- Run a command (a list) with stdout and stderr in a file; its pid. limits: `ulimit` arguments for it.
-local function spawn(command, output, limits)
+-- Run a command (a list) with stdout and stderr in a file; its pid. limits: `ulimit` arguments for it. passed: descriptors that
+-- it gets as 3, 4, ...
+local function spawn(command, output, limits, passed)
   if limits then
     local wrapped = { "sh", "-c", "ulimit " .. limits .. '; exec "$@"', "sh" }
     for _, word in ipairs(command) do wrapped[#wrapped + 1] = word end
@@ -66,6 +67,11 @@ local function spawn(command, output, limits)
   C.net_actions_open(actions, 0, "/dev/null", 0, 0)
   C.net_actions_open(actions, 1, output, O_WRONLY_CREATE_APPEND, 384)
   C.net_actions_dup2(actions, 1, 2)
+  local copies = {} -- above the numbers they get, or one would close another
+  for i, fd in ipairs(passed or {}) do
+    copies[i] = C.net_fcntl(fd, 1030, ffi.cast("int", 100)) -- F_DUPFD_CLOEXEC
+    C.net_actions_dup2(actions, copies[i], 2 + i)
+  end
   C.net_attributes_init(attributes)
   local none = ffi.new("net_sigset")
   C.net_sigemptyset(none)
@@ -74,6 +80,7 @@ local function spawn(command, output, limits)
   local rc = C.net_spawn(pid, command[1], actions, attributes, ffi.cast("char *const *", argv), C.net_environ)
   C.net_actions_destroy(actions)
   C.net_attributes_destroy(attributes)
+  for _, fd in ipairs(copies) do C.net_close(fd) end
   assert(rc == 0, "cannot run " .. command[1])
   return pid[0]
 end
@@ -101,8 +108,8 @@ M.script_path = script_path
 
 -- Run the server. script: a path, or source text (more than one line). opts: listen (URL or list; tcp://127.0.0.1:0), name (of the
 -- script), options, timeouts, limits (of the server), server (further keys of it), conf (further keys of the configuration), log_level,
--- log_file, ulimit, allow_errors (records of level error are expected), allow_failures (so are ends of Lua states), command (instead
--- of all that).
+-- log_file, ulimit, allow_errors (records of level error are expected), allow_failures (so are ends of Lua states), wrap (words in
+-- front of the command), passed (descriptors), command (instead of all that).
 -- The process, which may not listen yet.
 function M.spawn(script, opts)
   opts = opts or {}
@@ -118,8 +125,13 @@ function M.spawn(script, opts)
     local path = M.write(("conf%d.lua"):format(files), "return " .. text_of(conf, "  ") .. "\n")
     command = { root .. "/bin/rille", "run", "--conf", path }
   end
+  if opts.wrap then
+    local wrapped = { unpack(opts.wrap) }
+    for _, word in ipairs(command) do wrapped[#wrapped + 1] = word end
+    command = wrapped
+  end
   local self = setmetatable({
-    pid = spawn(command, output, opts.ulimit), output = output, log_file = opts.log_file, allow_errors = opts.allow_errors,
+    pid = spawn(command, output, opts.ulimit, opts.passed), output = output, log_file = opts.log_file, allow_errors = opts.allow_errors,
     allow_failures = opts.allow_failures,
   }, Server)
   self.pidfd = C.net_pidfd_open(self.pid, 0)

@@ -7,7 +7,7 @@ local tree = require "rille.cli.tree"
 local M = {}
 
 -- Options of the command line that stand for a key of the configuration.
-local KEYS = { loops = { "loops" }, ["log-level"] = { "log", "level" }, ["log-format"] = { "log", "format" } }
+local KEYS = { loops = { "loops" }, processes = { "processes" }, ["log-level"] = { "log", "level" }, ["log-format"] = { "log", "format" } }
 
 local function set(conf, path, value)
   for i = 1, #path - 1 do conf = conf[path[i]] end
@@ -20,7 +20,7 @@ function M.override(conf, given)
     conf.dev = true
     conf.log.level = "debug"
   end
-  for _, name in ipairs { "loops", "log-level", "log-format" } do
+  for _, name in ipairs { "loops", "processes", "log-level", "log-format" } do
     local text = given[name]
     if text then
       local value, problem = config.value(KEYS[name], tonumber(text) or text)

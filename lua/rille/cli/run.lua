@@ -17,6 +17,7 @@ installed), or one script at the given addresses. What follows -- reaches the sc
   --protocol NAME     http for addresses that do not say it, such as unix:///PATH
   --dev               for developers: log level debug, tracebacks in the answers of HTTP
   --loops N           event loops, 1 to 256; auto: as many as there are processors
+  --processes N       processes, 1 to 64, each with these loops; auto: as above
   --log-level LEVEL   debug, info, warn, error or off
   --log-format FORMAT logfmt or json
 
@@ -27,7 +28,7 @@ run.spec = {
   positional = 1, rest = true,
   options = {
     conf = { value = "FILE" }, listen = { value = "URL", many = true },
-    protocol = { value = "NAME" }, dev = {}, loops = { value = "N" },
+    protocol = { value = "NAME" }, dev = {}, loops = { value = "N" }, processes = { value = "N" },
     ["log-level"] = { value = "LEVEL" }, ["log-format"] = { value = "FORMAT" },
   },
 }

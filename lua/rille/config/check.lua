@@ -113,7 +113,7 @@ function types.enum(value, path, entry)
 end
 
 function types.loops(value, path, entry)
-  if value == "auto" then return require("rille.core").rille_cpu_count() end
+  if value == "auto" then return math.min(require("rille.core").rille_cpu_count(), entry.max) end
   if type(value) == "number" and value % 1 == 0 and in_bounds(value, entry, tonumber) then return value end
   refuse(path, value, ('a whole number from %d to %d, or "auto"'):format(entry.min, entry.max))
 end

@@ -1,0 +1,58 @@
+/*
+ * process_note: one of the processes of a prefork server, and the page it shares with its parent (prefork.c). Where a server is one
+ * process there is no page, and nothing here does anything.
+ *
+ * A process writes its own page, the parent reads it, also after the process has died; so what stands there is not to be trusted.
+ */
+#ifndef RILLE_PROCESS_NOTE_H
+#define RILLE_PROCESS_NOTE_H
+
+#include "group.h"
+#include "rille.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+enum rille_stage { RILLE_STAGE_LOADING, RILLE_STAGE_BUILT, RILLE_STAGE_READY };
+enum rille_stop { RILLE_STOP_NOT, RILLE_STOP_DRAIN, RILLE_STOP_AT_ONCE };
+
+enum { RILLE_PAGE_LABELS = 64, RILLE_PAGE_LABEL = 64 };
+
+/* What a loop is doing, for whoever looks at it from outside. Written by the loop. */
+typedef struct rille_note {
+  _Atomic uint32_t state; /* index of the state it has called, from 1; 0: none */
+  _Atomic uint64_t conn;  /* id of the connection that the state was last busy with; 0: none */
+} rille_note;
+
+typedef struct rille_page {
+  /* atomic: the process writes, the parent reads */
+  _Atomic uint32_t stage;   /* enum rille_stage */
+  _Atomic bool wants_stop;  /* a script asked for a shutdown of the server */
+  _Atomic uint64_t beat_ns; /* when all loops were last seen to make turns */
+  rille_note notes[RILLE_LOOP_MAX];
+  /* written before the loops run */
+  char labels[RILLE_PAGE_LABELS][RILLE_PAGE_LABEL]; /* of states, by index */
+} rille_page;
+
+/* One mapping of the parent and all its processes. */
+typedef struct rille_processes {
+  _Atomic uint32_t stop; /* enum rille_stop; of the parent, or a process that asks for a drain */
+  rille_page pages[RILLE_PROCESS_MAX];
+} rille_processes;
+
+/* In a process that was just forked: which one it is. wake_fd: an eventfd of the parent. */
+void rille_process_begin(rille_processes *all, uint32_t number, uint32_t count, int wake_fd, pid_t parent);
+
+bool rille_process_is_child(void);
+/* What the parent wants; a process whose parent has gone drains. Any thread. */
+enum rille_stop rille_process_stop_wanted(void);
+/* The page of the loop's note; NULL: there is none. */
+rille_note *rille_process_note(uint32_t loop_id);
+void rille_process_label(uint32_t index, const char *label);
+/* Any thread: all loops accept; all loops make turns; a script wants the server to stop. */
+void rille_process_ready(void);
+void rille_process_beat(uint64_t now_ns);
+void rille_process_ask_stop(void);
+
+#endif
