@@ -63,7 +63,8 @@ static uint32_t hash_of(const rille_peer *peer) {
 
 rille_listener *rille_group_pick(rille_group *group, rille_listener *l, const rille_peer *peer) {
   uint32_t first = group->next++;
-  bool has_source = peer->family == AF_INET || peer->family == AF_INET6;
+  static const rille_peer nobody = {.family = AF_UNIX};
+  bool has_source = peer->family && memcmp(peer->ip, nobody.ip, sizeof peer->ip) != 0;
   if (group->balance == RILLE_BALANCE_RANDOM) first = random_of(group);
   else if (group->balance == RILLE_BALANCE_LEAST_CONNECTIONS) first = least(group, first);
   else if (group->balance == RILLE_BALANCE_SOURCE_HASH && has_source) first = hash_of(peer);
@@ -72,6 +73,10 @@ rille_listener *rille_group_pick(rille_group *group, rille_listener *l, const ri
     if (member == l || !is_stalled(member->loop, l->loop->now_ns)) return member;
   }
   return l;
+}
+
+rille_listener *rille_group_home(const rille_group *group, const rille_peer *peer) {
+  return group->members[hash_of(peer) % group->count];
 }
 
 /* ---- over to another loop --------------------------------------------------------------------------------------- */

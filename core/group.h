@@ -38,6 +38,8 @@ typedef struct rille_group {
 
 /* The member that the next connection goes to: l itself, which accepted it, when no other can take one. */
 rille_listener *rille_group_pick(rille_group *group, rille_listener *l, const rille_peer *peer);
+/* The member that every datagram of this peer goes to. */
+rille_listener *rille_group_home(const rille_group *group, const rille_peer *peer);
 /* Hand a connection that l accepted to another member. False: that has no room, fd is still the caller's. */
 bool rille_group_hand(rille_group *group, rille_listener *to, int fd, const rille_peer *peer);
 /* A connection came to, or left, this loop. */

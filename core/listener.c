@@ -7,6 +7,7 @@
 #include "log.h"
 #include "socket.h"
 #include "team.h"
+#include "udp.h"
 
 #include <errno.h>
 #include <netinet/tcp.h>
@@ -44,7 +45,9 @@ static void learn_address(rille_listener *l) {
   socklen_t length = sizeof storage;
   int v6only = l->address.ipv6_only;
   if (getsockname(l->fd, (struct sockaddr *)&storage, &length) == 0) {
+    int kind = l->address.kind;
     rille_address_from_sockaddr(&l->address, (struct sockaddr *)&storage, length);
+    l->address.kind = kind;
     l->address.ipv6_only = v6only;
   }
   struct stat info;
@@ -56,7 +59,7 @@ static void learn_address(rille_listener *l) {
 
 static int open_socket(rille_listener *l, bool reuseport, bool is_first, char *message, size_t size) {
   rille_socket_options options = {
-      .type = SOCK_STREAM,
+      .type = rille_address_is_datagram(&l->address) ? SOCK_DGRAM : SOCK_STREAM,
       .reuseport = reuseport,
       .is_first = is_first,
       .ipv6_only = l->options.ipv6_only || l->address.ipv6_only,
@@ -65,6 +68,11 @@ static int open_socket(rille_listener *l, bool reuseport, bool is_first, char *m
   };
   l->fd = rille_socket_bind(&l->address, &options, message, size);
   if (l->fd < 0) return l->fd;
+  if (rille_address_is_datagram(&l->address)) {
+    rille_udp_prepare(l->fd, &l->address, &l->options);
+    learn_address(l);
+    return RILLE_OK;
+  }
   set_inherited(l);
   if (listen(l->fd, l->options.backlog > 0 ? l->options.backlog : 65535) != 0) { /* the system cuts it to somaxconn */
     int err = errno;
@@ -74,6 +82,11 @@ static int open_socket(rille_listener *l, bool reuseport, bool is_first, char *m
   }
   learn_address(l);
   return RILLE_OK;
+}
+
+static bool shares_socket(const rille_listener *l, const rille_group *group) {
+  return group->accept == RILLE_ACCEPT_SHARED ||
+         (group->accept == RILLE_ACCEPT_BALANCED && rille_address_is_datagram(&l->address));
 }
 
 /* The first member binds, and with it the address is known; the others join. */
@@ -96,11 +109,11 @@ static int join(rille_listener *l, rille_group *group, char *message, size_t siz
   if (is_first || group->accept == RILLE_ACCEPT_REUSEPORT) {
     err = open_socket(l, group->accept == RILLE_ACCEPT_REUSEPORT, is_first, message, size);
   } else {
-    l->fd = group->fd; /* -1 where the first alone accepts */
+    l->fd = group->fd; /* -1 where the first alone accepts; of datagrams, all send through it */
   }
   if (err < 0) return err;
   group->address = l->address;
-  if (is_first && group->accept == RILLE_ACCEPT_SHARED) group->fd = l->fd;
+  if (is_first && shares_socket(l, group)) group->fd = l->fd;
   if (is_first) atomic_store(&group->is_accepting, true);
   l->group = group;
   group->members[group->count++] = l;
@@ -132,9 +145,15 @@ rille_listener *rille_listener_open(rille_service *service, const char *url, con
     free(l);
     return NULL;
   }
+  if (rille_address_is_datagram(&l->address)) l->udp = rille_udp_listen(l, err);
   l->is_held = true;
   l->next = l->loop->listeners;
   l->loop->listeners = l;
+  if (*err < 0) {
+    rille_listener_close(l); /* swept at the end of the turn */
+    rille_socket_say(message, message_size, *err, "cannot listen on %s: %s", url, rille_err_text(*err));
+    return NULL;
+  }
   if (l->loop->is_open) rille_listener_arm(l);
   return l;
 }
@@ -151,7 +170,8 @@ static void disarm(rille_listener *l) {
 }
 
 void rille_listener_arm(rille_listener *l) {
-  if (l->is_armed || l->is_closed || l->fd < 0) return;
+  if (l->udp) rille_udp_arm(l->udp);
+  if (l->udp || l->is_armed || l->is_closed || l->fd < 0) return;
   uint64_t data = (uint64_t)RILLE_TAG_LISTENER << 56 | (uint64_t)(uintptr_t)l; /* user addresses have 47 bits */
   bool is_shared = l->group && l->group->accept == RILLE_ACCEPT_SHARED && l->group->count > 1;
   uint32_t events = EPOLLIN | (is_shared ? (uint32_t)EPOLLEXCLUSIVE : 0); /* one loop wakes for a connection, not all */
@@ -254,7 +274,7 @@ uint64_t rille_listener_revive(rille_loop *loop, uint64_t now_ms) {
   if (!loop->listeners_wait) return next;
   loop->listeners_wait = false;
   for (rille_listener *l = loop->listeners; l; l = l->next) {
-    if (l->is_closed || l->is_armed || !loop->is_open) continue;
+    if (l->is_closed || l->is_armed || l->udp || !loop->is_open) continue;
     if (l->is_full && load(l) >= l->options.max_connections) {
       loop->listeners_wait = true; /* a connection of this loop that goes wakes it; one of another does not */
       if (l->group && now_ms + FULL_RECHECK_MS < next) next = now_ms + FULL_RECHECK_MS;
@@ -282,8 +302,10 @@ void rille_listener_shut(rille_listener *l) {
   if (l->is_closed) return;
   disarm(l);
   l->is_closed = true;
+  if (l->udp) rille_udp_shut(l->udp);
+  l->udp = NULL;
   bool is_last = !l->group || atomic_fetch_sub(&l->group->open, 1) == 1;
-  bool is_shared = l->group && l->group->accept == RILLE_ACCEPT_SHARED;
+  bool is_shared = l->group && shares_socket(l, l->group);
   if (l->fd >= 0 && (is_last || !is_shared)) close(l->fd);
   l->fd = -1;
   if (l->group && l == l->group->members[0]) atomic_store(&l->group->is_accepting, false);
@@ -295,8 +317,18 @@ void rille_listener_shut(rille_listener *l) {
   }
 }
 
+/* Of datagrams the socket stays, for answers, until the loop has come to its end. */
+static void drain_datagrams(rille_listener *l) {
+  rille_udp_drain(l->udp);
+  if (l->group && l == l->group->members[0]) atomic_store(&l->group->is_accepting, false);
+}
+
 void rille_listener_drain(rille_listener *l) {
   if (l->is_closed) return;
+  if (l->udp) {
+    drain_datagrams(l);
+    return;
+  }
   for (int i = 0; i < RILLE_ACCEPT_LAST && l->fd >= 0 && !is_full(l) && accept_one(l); i++) {
   }
   rille_listener_shut(l);

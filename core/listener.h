@@ -28,6 +28,7 @@ struct rille_listener {
   rille_address address;
   rille_listen_options options;
   int fd;
+  rille_udp *udp;    /* owned by the loop; NULL: of streams */
   bool is_armed;     /* in epoll */
   bool is_closed;    /* freed at the end of the event batch, when it is not held any more */
   bool is_held;      /* by who opened it, until rille_listener_close */

@@ -34,7 +34,7 @@ enum {
 };
 
 /* What an epoll registration points at; the top byte of its data. */
-enum rille_tag { RILLE_TAG_CONN, RILLE_TAG_LISTENER, RILLE_TAG_WATCH, RILLE_TAG_WAKE };
+enum rille_tag { RILLE_TAG_CONN, RILLE_TAG_LISTENER, RILLE_TAG_WATCH, RILLE_TAG_WAKE, RILLE_TAG_UDP };
 
 /* A descriptor a task waits for, or a timer of a task; see watch.c. */
 typedef struct rille_watch {
@@ -78,6 +78,8 @@ struct rille_loop {
 
   rille_subscriptions subscriptions;
 
+  struct rille_udp_side *udp; /* owned; NULL while there are no datagram sockets */
+
   struct rille_http *exchanges; /* free ones */
   uint32_t exchange_count;
   char http_date[32]; /* "Sun, 06 Nov 1994 08:49:37 GMT" */
@@ -118,6 +120,7 @@ struct rille_loop {
   double messages;
   double bytes_in;
   double bytes_out;
+  double datagrams_dropped;
 
   bool has_mail; /* more than was taken in this turn */
 

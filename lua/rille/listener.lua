@@ -74,14 +74,43 @@ function M.service(hooks, settings, protocol)
   state.services[id] = {
     on_request = on_request, on_prepare = hooks.on_prepare, on_connect = hooks.on_connect, on_idle = hooks.on_idle,
     on_disconnect = hooks.on_disconnect, on_close = hooks.on_close, on_tunnel = hooks.on_tunnel,
+    on_datagram = protocol == "datagram" and on_request or nil,
     serve = protocol == "http" and require "rille.http.serve" or require("rille.dispatch").serve,
   }
   return service
 end
 
--- SO_REUSEPORT does not exist for Unix sockets.
-local function default_accept(address)
-  return address:find("^unix:") and "shared" or "reuseport"
+-- SO_REUSEPORT does not exist for Unix sockets; and of a multicast each of its sockets would get a copy.
+local function default_accept(address, settings)
+  local is_for_all = scheme.is_datagram(address) and (settings.multicast or settings.broadcast)
+  return (address:find("^unix") or is_for_all) and "shared" or "reuseport"
+end
+
+-- Of datagrams: max_datagram, what handlers may have at a time, and so on.
+local function set_datagram_options(options, settings)
+  local limits, session = settings.limits or {}, settings.session
+  options.max_datagram = limits.max_datagram or 65536
+  options.max_datagrams = limits.max_handlers or 4096
+  options.send_queue = limits.send_queue or 1024
+  options.broadcast = settings.broadcast and 1 or 0
+  if not session then return end
+  options.session_max = session.max
+  options.session_queue = session.queue
+  options.session_idle_ms = session.idle * 1000
+end
+
+-- The options of a socket from the settings of a server.
+function M.options(settings)
+  local options = ffi.new("rille_listen_options")
+  options.backlog = settings.backlog or 0
+  options.ipv6_only = settings.ipv6_only and 1 or 0
+  options.receive_buffer = settings.receive_buffer or 0
+  options.send_buffer = settings.send_buffer or 0
+  options.max_connections = settings.limits and settings.limits.max_connections or 0
+  options.mode = settings.mode or 0
+  if settings.device then ffi.copy(options.device, settings.device:sub(1, 15)) end
+  set_datagram_options(options, settings)
+  return options
 end
 
 -- Listen on url for the hooks. services: by protocol, those that were made already. A Listener, or nil, error, message for
@@ -90,20 +119,21 @@ function M.open(services, hooks, url, settings, group)
   local protocol, address = scheme.split(url, settings.protocol)
   local service = services[protocol] or M.service(hooks, settings, protocol)
   services[protocol] = service
-  local options = ffi.new("rille_listen_options")
-  options.backlog = settings.backlog or 0
+  local options = M.options(settings)
   options.group = group or 0
-  options.accept = ACCEPT[settings.accept or default_accept(address)]
+  options.accept = ACCEPT[settings.accept or default_accept(address, settings)]
   options.balance = BALANCE[settings.balance or "round_robin"]
-  options.ipv6_only = settings.ipv6_only and 1 or 0
-  options.receive_buffer = settings.receive_buffer or 0
-  options.send_buffer = settings.send_buffer or 0
-  options.max_connections = settings.limits and settings.limits.max_connections or 0
-  options.mode = settings.mode or 0
-  if settings.device then ffi.copy(options.device, settings.device:sub(1, 15)) end
   local p = C.rille_listener_open(service, address, options, err_box, message_box, 512)
   if p == nil then return nil, errors.text[-err_box[0]], ffi.string(message_box) end
-  return setmetatable({ _p = p, _run = state.services, _is_http = address ~= url }, Listener)
+  local self = setmetatable({ _p = p, _run = state.services, _is_http = address ~= url }, Listener)
+  if protocol == "datagram" and settings.multicast then
+    local message = require("rille.udp").join_all(C.rille_listener_udp(p), settings.multicast)
+    if message then
+      self:close()
+      return nil, "system error", ("cannot listen on %s: %s"):format(url, message)
+    end
+  end
+  return self
 end
 
 -- Its pointer, until it is closed or its run is over, which frees it.
@@ -116,6 +146,13 @@ function Listener:address()
   if not held(self) then return nil, "closed" end
   local address = ffi.string(address_box, C.rille_listener_address(self._p, address_box, 512))
   return self._is_http and scheme.http(address) or address
+end
+
+-- Of datagrams: a new table of numbers (docs/udp.md); nil for streams, and when it is closed.
+function Listener:stats()
+  local p = held(self) and C.rille_listener_udp(self._p)
+  if not p or p == nil then return nil end
+  return require("rille.udp").stats(p)
 end
 
 -- No further connections; those it accepted go on.
