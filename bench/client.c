@@ -50,14 +50,17 @@ static void hold_idle(void) {
 }
 
 int main(int argc, char **argv) {
-  static const char usage[] = "client --port N [--size BYTES] " LOAD_USAGE "\n"
+  static const char usage[] = "client --port N [--size BYTES] [--udp] " LOAD_USAGE "\n"
                               "       client --port N --idle N";
   static const struct load_protocol echo = {.depth = 1, .start = start, .take = take};
-  static const struct option own[] = {
-      {"size", required_argument, NULL, 'S'}, {"idle", required_argument, NULL, 'I'}, {0}};
+  static const struct option own[] = {{"size", required_argument, NULL, 'S'},
+                                      {"idle", required_argument, NULL, 'I'},
+                                      {"udp", no_argument, NULL, 'U'},
+                                      {0}};
   int name;
   while ((name = load_next_option(argc, argv, own, usage)) != -1) {
     if (name == 'S') size = load_number(optarg, 1, SIZE_LIMIT);
+    if (name == 'U') load_options.is_datagram = true;
     if (name == 'I') idle = load_number(optarg, 1, 100000);
   }
   if (idle > 0) {

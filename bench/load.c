@@ -83,7 +83,7 @@ int load_connect(uint32_t source) {
   struct sockaddr_in to = {.sin_family = AF_INET,
                            .sin_port = htons((in_port_t)load_options.port),
                            .sin_addr = {.s_addr = htonl(INADDR_LOOPBACK)}};
-  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  int fd = socket(AF_INET, (load_options.is_datagram ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC, 0);
   if (fd < 0) load_die("socket: %s", strerror(errno));
   /* the port is chosen by connect, which may reuse one that another destination has */
   setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof(one));

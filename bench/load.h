@@ -33,6 +33,7 @@ struct load_options {
   unsigned long port, connections, messages;
   double seconds, warmup;
   bool is_gated;
+  bool is_datagram; /* UDP; a round is one datagram */
 };
 
 extern struct load_options load_options;

@@ -123,4 +123,12 @@ function posix.is_listening(port)
   return rc == 0
 end
 
+-- The same of UDP, which nobody answers.
+function posix.is_receiving(port)
+  local file = io.open("/proc/net/udp")
+  local text = file and file:read("*a") or ""
+  if file then file:close() end
+  return text:find((":%04X 00000000:0000"):format(port), 1, true) ~= nil
+end
+
 return posix

@@ -150,6 +150,10 @@ function report.text(document)
   end
   if document.connects then parts[#parts + 1] = connects_text(document.connects, name) .. "\n" end
   for _, result in ipairs(document.loops or {}) do parts[#parts + 1] = loops_text(result) .. "\n" end
+  for _, result in ipairs(document.udp or {}) do
+    local title, unit = ("udp echo %d B"):format(result.size), { "msg", "datagram" }
+    parts[#parts + 1] = comparison_text(title, unit, result, settings, name) .. "\n"
+  end
   if document.idle then
     parts[#parts + 1] = "idle connections: VmRSS/private kB at 0, 1000, 5000, 15000\n"
     parts[#parts + 1] = idle_text("baseline", document.idle.baseline)

@@ -8,14 +8,16 @@ server.__index = server
 
 local START_MAX_S, STATE_MAX_S = 10, 2
 
--- command: a shell command line in which {port} stands for the port on 127.0.0.1. Returns when it accepts.
-function server.start(name, command, core)
+-- command: a shell command line in which {port} stands for the port on 127.0.0.1. Returns when is_there(port)
+-- (posix.is_listening) says that it accepts.
+function server.start(name, command, core, is_there)
+  is_there = is_there or posix.is_listening
   local port = posix.free_port()
   local line = "exec " .. command:gsub("{port}", tostring(port))
   local child = proc.start({ "/bin/sh", "-c", line }, { core = core })
   local self = setmetatable({ name = name, port = port, proc = child, pid = child.pid }, server)
   local is_up = posix.wait_for(START_MAX_S, function()
-    return not child:is_running() or posix.is_listening(port)
+    return not child:is_running() or is_there(port)
   end)
   if not is_up then error(child:complaint(name .. " does not accept connections"), 0) end
   if not child:is_running() then error(child:complaint(name .. " ended before it accepted"), 0) end

@@ -11,7 +11,7 @@ local syscalls = {}
 local ATTACH_MAX_S = 5
 local TRACEPOINTS = "/sys/kernel/tracing/events/syscalls"
 local NAMES = {
-  "epoll_wait", "epoll_pwait", "epoll_pwait2", "epoll_ctl", "read", "readv", "recvfrom", "recvmsg",
+  "epoll_wait", "epoll_pwait", "epoll_pwait2", "epoll_ctl", "read", "readv", "recvfrom", "recvmsg", "recvmmsg", "sendmmsg",
   "write", "writev", "sendto", "sendmsg", "futex", "timerfd_settime", "madvise",
 }
 

@@ -9,6 +9,7 @@
 #include "given.h"
 #include "log.h"
 #include "team.h"
+#include "udp.h"
 
 #include <errno.h>
 #include <string.h>
@@ -28,7 +29,9 @@ void rille_listener_disarm(rille_listener *l) {
 }
 
 void rille_listener_arm(rille_listener *l) {
-  if (l->is_armed || l->is_closed || l->fd < 0 || !l->service->state->is_serving) return;
+  if (l->is_closed || !l->service->state->is_serving) return;
+  if (l->udp) rille_udp_arm(l->udp);
+  if (l->udp || l->is_armed || l->fd < 0) return;
   uint64_t data = (uint64_t)RILLE_TAG_LISTENER << 56 | (uint64_t)(uintptr_t)l; /* user addresses have 47 bits */
   bool has_others = l->stays || (l->group && l->group->accept == RILLE_ACCEPT_SHARED && l->group->loop_count > 1);
   uint32_t events =
@@ -185,7 +188,7 @@ uint64_t rille_listener_revive(rille_loop *loop, uint64_t now_ms) {
   if (!loop->listeners_wait) return next;
   loop->listeners_wait = false;
   for (rille_listener *l = loop->listeners; l; l = l->next) {
-    if (l->is_closed || l->is_armed || !loop->is_open) continue;
+    if (l->is_closed || l->is_armed || l->udp || !loop->is_open) continue;
     if (l->is_full && load(l) >= l->options.max_connections) {
       loop->listeners_wait = true; /* a connection of this loop that goes wakes it; one of another does not */
       if (l->group && now_ms + FULL_RECHECK_MS < next) next = now_ms + FULL_RECHECK_MS;
@@ -202,8 +205,18 @@ uint64_t rille_listener_revive(rille_loop *loop, uint64_t now_ms) {
   return next;
 }
 
+/* Of datagrams the socket stays, for answers, until the loop has come to its end. */
+static void drain_datagrams(rille_listener *l) {
+  rille_udp_drain(l->udp);
+  if (l->group && l->is_first) atomic_store(&l->group->is_accepting, false);
+}
+
 void rille_listener_drain(rille_listener *l) {
   if (l->is_closed) return;
+  if (l->udp) {
+    drain_datagrams(l);
+    return;
+  }
   /* of a socket that stays, what waits in the queue is for the next process */
   bool takes = l->fd >= 0 && l->service->state->is_serving && (!l->stays || rille_given_is_ending(l->fd));
   for (int i = 0; takes && i < RILLE_ACCEPT_LAST && !is_full(l) && accept_one(l); i++) {

@@ -22,10 +22,22 @@ _Static_assert(UNIX_NAME_MAX == 107, "the number the messages and the docs name"
 
 static const struct scheme {
   const char *name;
-  int family; /* of a tcp scheme, AF_UNIX for unix, -1 for one that is known but not served here */
+  int family; /* AF_UNSPEC: both IP families; -1: it is known but not served here */
+  int kind;   /* enum rille_address_kind */
 } schemes[] = {
-    {"tcp", AF_UNSPEC}, {"tcp4", AF_INET}, {"tcp6", AF_INET6}, {"unix", AF_UNIX}, {"udp", -1}, {"udp4", -1},
-    {"udp6", -1},       {"tls", -1},       {"http", -1},       {"https", -1},     {"ws", -1},  {"wss", -1},
+    {"tcp", AF_UNSPEC, RILLE_ADDRESS_TCP},
+    {"tcp4", AF_INET, RILLE_ADDRESS_TCP},
+    {"tcp6", AF_INET6, RILLE_ADDRESS_TCP},
+    {"udp", AF_UNSPEC, RILLE_ADDRESS_UDP},
+    {"udp4", AF_INET, RILLE_ADDRESS_UDP},
+    {"udp6", AF_INET6, RILLE_ADDRESS_UDP},
+    {"unix", AF_UNIX, RILLE_ADDRESS_UNIX},
+    {"unixgram", AF_UNIX, RILLE_ADDRESS_UNIXGRAM},
+    {"tls", -1, 0},
+    {"http", -1, 0},
+    {"https", -1, 0},
+    {"ws", -1, 0},
+    {"wss", -1, 0},
 };
 
 /* What one parse works on. */
@@ -34,6 +46,7 @@ typedef struct request {
   char *message;
   size_t message_size;
   int may_look_up;
+  const char *scheme; /* "tcp" where the URL names none */
 } request;
 
 /* Fill in the message, `bad address "URL": ` first, and return err. Control characters of the URL show as '?', so
@@ -159,8 +172,8 @@ static int parse_host(const request *r, const char *host, int family, uint16_t p
   struct in_addr ip;
   if (inet_pton(AF_INET, host, &ip) == 1) {
     if (family == AF_INET6) {
-      return refuse(r, RILLE_ERR_BAD_ADDRESS, "tcp6 with the IPv4 address %s; expected an IPv6 address like [::1]",
-                    host);
+      return refuse(r, RILLE_ERR_BAD_ADDRESS, "%s with the IPv4 address %s; expected an IPv6 address like [::1]",
+                    r->scheme, host);
     }
     set_ipv4(out, &ip, port);
     return 0;
@@ -187,7 +200,7 @@ static int parse_host(const request *r, const char *host, int family, uint16_t p
   return look_up(r, host, family, port, out);
 }
 
-static int parse_tcp(const request *r, const char *rest, int family, rille_address *out) {
+static int parse_ip(const request *r, const char *rest, int family, rille_address *out) {
   if (*rest == '\0') {
     return refuse(r, RILLE_ERR_BAD_ADDRESS, "host and port are missing; expected host:port");
   }
@@ -229,23 +242,25 @@ static int parse_tcp(const request *r, const char *rest, int family, rille_addre
   memcpy(name, host, host_size);
   name[host_size] = '\0';
   if (is_bracketed && family == AF_INET) {
-    return refuse(r, RILLE_ERR_BAD_ADDRESS, "tcp4 with an IPv6 address; expected an IPv4 address like 127.0.0.1");
+    return refuse(r, RILLE_ERR_BAD_ADDRESS, "%s with an IPv6 address; expected an IPv4 address like 127.0.0.1",
+                  r->scheme);
   }
-  out->kind = RILLE_ADDRESS_TCP;
   out->ipv6_only = family == AF_INET6;
   return is_bracketed ? parse_ipv6(r, name, port, out) : parse_host(r, name, family, port, out);
 }
 
-/* rest is what follows "unix:" */
+/* rest is what follows "unix:" or "unixgram:" */
 static int parse_unix(const request *r, const char *rest, rille_address *out) {
   int is_abstract = rest[0] == '@';
   if (!is_abstract && strncmp(rest, "///", 3) != 0) {
-    return refuse(r, RILLE_ERR_BAD_ADDRESS, "expected unix:///absolute/path (three slashes) or unix:@name");
+    return refuse(r, RILLE_ERR_BAD_ADDRESS, "expected %s:///absolute/path (three slashes) or %s:@name", r->scheme,
+                  r->scheme);
   }
   const char *name = is_abstract ? rest + 1 : rest + 2;
   size_t size = strlen(name);
   if (size <= (is_abstract ? 0u : 1u)) {
-    return refuse(r, RILLE_ERR_BAD_ADDRESS, "the name is empty; expected unix:///absolute/path or unix:@name");
+    return refuse(r, RILLE_ERR_BAD_ADDRESS, "the name is empty; expected %s:///absolute/path or %s:@name", r->scheme,
+                  r->scheme);
   }
   for (const unsigned char *c = (const unsigned char *)name; *c != '\0'; c++) {
     if (*c < 0x20 || *c == 0x7f) {
@@ -266,12 +281,11 @@ static int parse_unix(const request *r, const char *rest, rille_address *out) {
   memcpy(un.sun_path + is_abstract, name, size);
   memcpy(&out->storage, &un, sizeof un);
   out->length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + size + 1);
-  out->kind = RILLE_ADDRESS_UNIX;
   out->family = AF_UNIX;
   return 0;
 }
 
-static int parse(const request *r, rille_address *out) {
+static int parse(request *r, rille_address *out) {
   if (*r->url == '\0') {
     return refuse(r, RILLE_ERR_BAD_ADDRESS,
                   "it is empty; expected tcp://host:port, host:port, :port, unix:///path or unix:@name");
@@ -284,6 +298,8 @@ static int parse(const request *r, rille_address *out) {
     if (*colon != ':' || strlen(s->name) != name_size || strncasecmp(r->url, s->name, name_size) != 0) {
       continue;
     }
+    r->scheme = s->name;
+    out->kind = s->kind;
     if (s->family == AF_UNIX) {
       return parse_unix(r, colon + 1, out);
     }
@@ -291,20 +307,24 @@ static int parse(const request *r, rille_address *out) {
       return refuse(r, RILLE_ERR_BAD_ADDRESS, "two slashes are missing; expected %s://host:port", s->name);
     }
     if (s->family < 0) {
-      return refuse(r, RILLE_ERR_NOT_SUPPORTED, "the scheme %s is not supported yet; use http, tcp, tcp4, tcp6 or unix",
-                    s->name);
+      return refuse(
+          r, RILLE_ERR_NOT_SUPPORTED,
+          "the scheme %s is not supported yet; use http, tcp, udp (or with 4 or 6 behind it), unix or unixgram",
+          s->name);
     }
-    return parse_tcp(r, colon + 3, s->family, out);
+    return parse_ip(r, colon + 3, s->family, out);
   }
   if (has_slashes) {
     return refuse(r, RILLE_ERR_BAD_ADDRESS,
-                  "unknown scheme; expected http, tcp, tcp4, tcp6 or unix (udp, tls, https, ws "
+                  "unknown scheme; expected http, tcp, tcp4, tcp6, udp, udp4, udp6, unix or unixgram (tls, https, ws "
                   "and wss are not supported yet)");
   }
-  return parse_tcp(r, r->url, AF_UNSPEC, out);
+  r->scheme = "tcp";
+  out->kind = RILLE_ADDRESS_TCP;
+  return parse_ip(r, r->url, AF_UNSPEC, out);
 }
 
-static int parse_into(const request *r, rille_address *out) {
+static int parse_into(request *r, rille_address *out) {
   rille_address parsed;
   memset(&parsed, 0, sizeof parsed); /* padding too: addresses may be compared and hashed as bytes */
   int rc = parse(r, &parsed);
@@ -319,19 +339,19 @@ static int parse_into(const request *r, rille_address *out) {
 }
 
 int rille_address_parse(const char *url, rille_address *out, char *message, size_t message_size) {
-  request r = {url, message, message_size, 1};
+  request r = {url, message, message_size, 1, NULL};
   return parse_into(&r, out);
 }
 
 int rille_address_parse_numeric(const char *url, rille_address *out, char *message, size_t message_size) {
-  request r = {url, message, message_size, 0};
+  request r = {url, message, message_size, 0, NULL};
   return parse_into(&r, out);
 }
 
 int rille_address_check(const char *url, size_t url_size, char *message, double message_size) {
   rille_address ignored;
   size_t room = message_size >= 1 ? (size_t)message_size : 0;
-  request r = {url, message, room, 0};
+  request r = {url, message, room, 0, NULL};
   if (memchr(url, '\0', url_size) != NULL) {
     return refuse(&r, RILLE_ERR_BAD_ADDRESS, "it holds a NUL byte");
   }
@@ -392,6 +412,9 @@ static size_t fitted(int length, size_t size) {
 }
 
 static size_t format_unix(const rille_address *address, char *out, size_t size) {
+  static const char *const prefixes[2][3] = {{"unix:", "unix:@", "unix://"},
+                                             {"unixgram:", "unixgram:@", "unixgram://"}};
+  const char *const *prefix_of = prefixes[address->kind == RILLE_ADDRESS_UNIXGRAM];
   const struct sockaddr_un *un = (const struct sockaddr_un *)&address->storage;
   size_t header = offsetof(struct sockaddr_un, sun_path);
   size_t length = address->length > header ? address->length - header : 0;
@@ -399,13 +422,13 @@ static size_t format_unix(const rille_address *address, char *out, size_t size) 
     length = sizeof un->sun_path;
   }
   const unsigned char *name = (const unsigned char *)un->sun_path;
-  const char *prefix = "unix:"; /* a socket without a name, as the connecting side has */
+  const char *prefix = prefix_of[0]; /* a socket without a name, as the connecting side has */
   if (length > 1 && name[0] == '\0') {
-    prefix = "unix:@";
+    prefix = prefix_of[1];
     name++;
     length--;
   } else if (length > 0) {
-    prefix = name[0] == '/' ? "unix://" : "unix:";
+    prefix = prefix_of[name[0] == '/' ? 2 : 0];
     length = strnlen((const char *)name, length); /* the kernel may count the NUL or not */
   }
   size_t used = fitted(snprintf(out, size, "%s", prefix), size);
@@ -421,19 +444,20 @@ size_t rille_address_format(const rille_address *address, char *out, size_t size
   if (address->family == AF_UNIX) {
     return format_unix(address, out, size);
   }
+  const char *scheme = address->kind == RILLE_ADDRESS_UDP ? "udp" : "tcp";
   if (address->family == AF_INET) {
     inet_ntop(AF_INET, &((const struct sockaddr_in *)&address->storage)->sin_addr, ip, sizeof ip);
-    return fitted(snprintf(out, size, "tcp://%s:%u", ip, rille_address_port(address)), size);
+    return fitted(snprintf(out, size, "%s://%s:%u", scheme, ip, rille_address_port(address)), size);
   }
   const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&address->storage;
   inet_ntop(AF_INET6, &in6->sin6_addr, ip, sizeof ip);
   /* only on the wildcard does the scheme change what the address means */
-  const char *scheme = address->ipv6_only && rille_address_is_any(address) ? "tcp6" : "tcp";
+  const char *six = address->ipv6_only && rille_address_is_any(address) ? "6" : "";
   char scope[16] = "";
   if (in6->sin6_scope_id != 0) {
     snprintf(scope, sizeof scope, "%%%u", in6->sin6_scope_id);
   }
-  return fitted(snprintf(out, size, "%s://[%s%s]:%u", scheme, ip, scope, rille_address_port(address)), size);
+  return fitted(snprintf(out, size, "%s%s://[%s%s]:%u", scheme, six, ip, scope, rille_address_port(address)), size);
 }
 
 void rille_peer_from_sockaddr(rille_peer *out, const struct sockaddr *address, socklen_t length) {

@@ -20,7 +20,9 @@ enum {
 
 enum rille_address_kind {
   RILLE_ADDRESS_TCP,
-  RILLE_ADDRESS_UNIX /* stream */
+  RILLE_ADDRESS_UNIX, /* stream */
+  RILLE_ADDRESS_UDP,
+  RILLE_ADDRESS_UNIXGRAM
 };
 
 typedef struct rille_address {
@@ -33,8 +35,9 @@ typedef struct rille_address {
 
 /*
  * tcp://host:port  tcp4://host:port  tcp6://host:port  host:port  :port  unix:///path  unix:@abstract
+ * udp://host:port  udp4://host:port  udp6://host:port  unixgram:///path  unixgram:@abstract
  *
- * An empty host is every address: for tcp one AF_INET6 socket that serves both families, for tcp4 and tcp6 the family
+ * An empty host is every address: for tcp and udp one AF_INET6 socket that serves both families, with 4 or 6 the family
  * of the scheme. "localhost" is 127.0.0.1 (::1 for tcp6) whatever the resolver thinks, so that a listener and a
  * dialer on one host always meet. Any other name is looked up; the first address wins.
  *
@@ -46,7 +49,7 @@ int rille_address_parse(const char *url, rille_address *out, char *message, size
 /* The same, but never blocks: a name that needs a look-up is RILLE_ERR_BUSY. */
 int rille_address_parse_numeric(const char *url, rille_address *out, char *message, size_t message_size);
 
-/* what accept, getsockname or getpeername returned; 0, or RILLE_ERR_NOT_SUPPORTED for a family that is not known
+/* what accept, getsockname or getpeername returned, of a stream socket; 0, or RILLE_ERR_NOT_SUPPORTED for a family that is not known
  * here */
 int rille_address_from_sockaddr(rille_address *out, const struct sockaddr *address, socklen_t length);
 
@@ -54,6 +57,10 @@ int rille_address_from_sockaddr(rille_address *out, const struct sockaddr *addre
  * without a name. What came from a URL parses to the same address again; control characters, which only an address from
  * the kernel can hold, show as \xNN. Returns the length without the NUL; the text is cut when size does not hold it. */
 size_t rille_address_format(const rille_address *address, char *out, size_t size);
+
+static inline int rille_address_is_datagram(const rille_address *address) {
+  return address->kind == RILLE_ADDRESS_UDP || address->kind == RILLE_ADDRESS_UNIXGRAM;
+}
 
 /* host byte order, 0 for unix */
 uint16_t rille_address_port(const rille_address *address);

@@ -45,10 +45,10 @@ static uint32_t hash_of(const rille_peer *peer) {
   return hash ^ hash >> 16;
 }
 
-/* The member that the next connection goes to: l itself, which accepted it, when no other can take one. */
-static rille_listener *pick(rille_group *group, rille_listener *l, const rille_peer *peer) {
+rille_listener *rille_balance_pick(rille_group *group, rille_listener *l, const rille_peer *peer) {
   uint32_t first = group->turn++;
-  bool has_source = peer->family == AF_INET || peer->family == AF_INET6;
+  static const rille_peer nobody = {.family = AF_UNIX};
+  bool has_source = peer->family && memcmp(peer->ip, nobody.ip, sizeof peer->ip) != 0;
   if (group->balance == RILLE_BALANCE_RANDOM) first = random_of(group);
   else if (group->balance == RILLE_BALANCE_LEAST_CONNECTIONS) first = least(group, first);
   else if (group->balance == RILLE_BALANCE_SOURCE_HASH && has_source) first = hash_of(peer);
@@ -58,6 +58,10 @@ static rille_listener *pick(rille_group *group, rille_listener *l, const rille_p
     if (member == l || is_there) return member;
   }
   return l;
+}
+
+rille_listener *rille_balance_home(const rille_group *group, const rille_peer *peer) {
+  return group->members[hash_of(peer) % group->loop_count];
 }
 
 /* ---- over to another loop --------------------------------------------------------------------------------------- */
@@ -109,7 +113,7 @@ static bool ask(rille_listener *l, int fd, const rille_peer *peer) {
 bool rille_balance_hand_on(rille_listener *l, int fd, const rille_peer *peer) {
   if (!l->group || l->group->accept != RILLE_ACCEPT_BALANCED || l->loop->is_stopping) return false;
   if (l->group->balance == RILLE_BALANCE_SCRIPT && l->group->loop_count > 1 && ask(l, fd, peer)) return true;
-  return hand(l, pick(l->group, l, peer), fd, peer);
+  return hand(l, rille_balance_pick(l->group, l, peer), fd, peer);
 }
 
 /* To a loop, 1 ..; 0: the next in turn. While the loop stops, the others may be over: then it stays. */
@@ -117,7 +121,7 @@ static void place(rille_undecided *one, uint32_t loop_id) {
   rille_listener *l = one->l;
   one->l = NULL;
   rille_group_left(l->group, l->loop);
-  rille_listener *to = loop_id ? l->group->members[loop_id - 1] : pick(l->group, l, &one->peer);
+  rille_listener *to = loop_id ? l->group->members[loop_id - 1] : rille_balance_pick(l->group, l, &one->peer);
   if (!l->loop->is_stopping && hand(l, to, one->fd, &one->peer)) return;
   rille_group_came(l->group, l->loop);
   rille_listener_receive(l, one->fd, &one->peer);

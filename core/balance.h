@@ -8,7 +8,7 @@
 #ifndef RILLE_BALANCE_H
 #define RILLE_BALANCE_H
 
-#include "address.h"
+#include "group.h"
 #include "rille.h"
 
 #include <stdbool.h>
@@ -28,6 +28,10 @@ typedef struct rille_undecided_list {
   double first; /* the ticket of the first: a connection's ticket is never used again */
 } rille_undecided_list;
 
+/* The member that the next connection or datagram goes to: l itself, which took it in, when no other can take one. */
+rille_listener *rille_balance_pick(rille_group *group, rille_listener *l, const rille_peer *peer);
+/* The member that every datagram of this peer goes to. */
+rille_listener *rille_balance_home(const rille_group *group, const rille_peer *peer);
 /* Hand a connection that l accepted, which is not counted yet, to the loop it is for. False: it is for l's own loop, or no other has room. */
 bool rille_balance_hand_on(rille_listener *l, int fd, const rille_peer *peer);
 /* End of a turn: what was not decided goes to the next in turn. */

@@ -7,6 +7,7 @@
 #include "loop.h"
 #include "notify.h"
 #include "team.h"
+#include "udp.h"
 
 enum {
   DRAIN_MS = 30000,
@@ -90,6 +91,7 @@ static void end(rille_loop *loop) {
   loop->is_ending = true;
   for (uint32_t i = 0; i < loop->state_count; i++) rille_state_emit(loop->states[i], RILLE_EVENT_END, 0, 0);
   finish_work(loop);
+  rille_udp_stop(loop, true);
   stop_connections(loop, true); /* such as a script made for itself and never closed */
   /* on_close of those */
   finish_work(loop);
@@ -101,13 +103,14 @@ static void end(rille_loop *loop) {
 void rille_loop_check_stop(rille_loop *loop) {
   uint64_t now = loop->clock_ms;
   bool is_late = now >= loop->drain_at_ms;
-  if (!is_late && now < loop->drain_look_ms && loop->conn_count > 0) return;
+  if (!is_late && now < loop->drain_look_ms && (loop->conn_count > 0 || loop->udp)) return;
   if (!is_late && loop->poller.ready == loop->poller.capacity) return; /* who has spoken may not have been read yet */
   loop->drain_look_ms = now + DRAIN_RECHECK_MS;
   uint32_t left = loop->conn_count > 0 ? stop_connections(loop, false) : 0;
   if (is_late && left > 0 && loop->is_draining) {
     RILLE_LOG(RILLE_LOG_WARN, "aborting %u connections that have not finished", left);
   }
+  left += rille_udp_stop(loop, false);
   bool has_more = loop->hooks_pending > 0 || rille_listener_may_receive(loop); /* what it was handed before is mail */
   has_more = has_more || rille_mailbox_has_mail(&loop->mailbox);
   if (is_late || (left == 0 && !has_more)) end(loop);

@@ -148,7 +148,7 @@ void rille_given_warn(void) {
 /* ---- finding ---------------------------------------------------------------------------------------------------- */
 
 static bool is_same(const rille_address *a, const rille_address *b) {
-  if (a->family != b->family) return false;
+  if (a->kind != b->kind || a->family != b->family) return false;
   if (a->family == AF_UNIX) {
     const char *path = rille_socket_path(a), *other = rille_socket_path(b);
     if (path || other) return path && other && strcmp(path, other) == 0;
@@ -301,8 +301,9 @@ void rille_given_forked(void) {
 
 static int bind_one(const rille_address *address, const rille_listen_options *o, int accept, bool is_first,
                     char *message, size_t size) {
+  bool is_datagram = rille_address_is_datagram(address);
   rille_socket_options options = {
-      .type = SOCK_STREAM,
+      .type = is_datagram ? SOCK_DGRAM : SOCK_STREAM,
       .reuseport = accept == RILLE_ACCEPT_REUSEPORT,
       .is_first = is_first,
       .ipv6_only = o->ipv6_only || address->ipv6_only,
@@ -312,10 +313,12 @@ static int bind_one(const rille_address *address, const rille_listen_options *o,
   int fd = rille_socket_bind(address, &options, message, size);
   if (fd < 0) return fd;
   given *g = add();
-  if (g && listen(fd, o->backlog > 0 ? o->backlog : 65535) == 0) { /* the system cuts it to somaxconn */
+  /* the system cuts it to somaxconn */
+  if (g && (is_datagram || listen(fd, o->backlog > 0 ? o->backlog : 65535) == 0)) {
     g->fd = fd;
     g->accept = accept;
     learn(g);
+    g->address.kind = address->kind;
     g->address.ipv6_only = address->ipv6_only;
     const char *path = rille_socket_path(&g->address);
     struct stat info;
@@ -335,7 +338,10 @@ static int bind_one(const rille_address *address, const rille_listen_options *o,
 
 static int bind_all(rille_address *address, const rille_listen_options *o, uint32_t loops, uint32_t processes,
                     char *message, size_t size) {
-  int asked = o->accept == RILLE_ACCEPT_DEFAULT && processes > 1 ? RILLE_ACCEPT_SHARED : o->accept;
+  int asked = o->accept;
+  /* datagrams of one peer come to one process */
+  bool spreads = rille_address_is_datagram(address) && address->family != AF_UNIX;
+  if (asked == RILLE_ACCEPT_DEFAULT && processes > 1) asked = spreads ? RILLE_ACCEPT_REUSEPORT : RILLE_ACCEPT_SHARED;
   int accept = rille_given_accept(address, asked, message, size);
   if (accept < 0) return accept;
   given *passed = find(address);

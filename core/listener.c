@@ -7,6 +7,7 @@
 #include "given.h"
 #include "socket.h"
 #include "team.h"
+#include "udp.h"
 
 #include <errno.h>
 #include <netinet/tcp.h>
@@ -50,7 +51,9 @@ static void learn_address(rille_listener *l) {
   socklen_t length = sizeof storage;
   int v6only = l->address.ipv6_only;
   if (getsockname(l->fd, (struct sockaddr *)&storage, &length) == 0) {
+    int kind = l->address.kind;
     rille_address_from_sockaddr(&l->address, (struct sockaddr *)&storage, length);
+    l->address.kind = kind;
     l->address.ipv6_only = v6only;
   }
   learn_file(l);
@@ -58,7 +61,7 @@ static void learn_address(rille_listener *l) {
 
 static int open_socket(rille_listener *l, bool reuseport, bool is_first, char *message, size_t size) {
   rille_socket_options options = {
-      .type = SOCK_STREAM,
+      .type = rille_address_is_datagram(&l->address) ? SOCK_DGRAM : SOCK_STREAM,
       .reuseport = reuseport,
       .is_first = is_first,
       .ipv6_only = l->options.ipv6_only || l->address.ipv6_only,
@@ -69,6 +72,11 @@ static int open_socket(rille_listener *l, bool reuseport, bool is_first, char *m
   bool is_given = l->fd >= 0;
   if (l->fd == RILLE_ERR_NOT_FOUND) l->fd = rille_socket_bind(&l->address, &options, message, size);
   if (l->fd < 0) return l->fd;
+  if (rille_address_is_datagram(&l->address)) {
+    rille_udp_prepare(l->fd, &l->address, &l->options);
+    learn_address(l);
+    return RILLE_OK;
+  }
   set_inherited(l);
   if (!is_given &&
       listen(l->fd, l->options.backlog > 0 ? l->options.backlog : 65535) != 0) { /* the system cuts it to somaxconn */
@@ -95,13 +103,19 @@ static int found(rille_listener *l, rille_group *group, char *message, size_t si
   return RILLE_OK;
 }
 
+/* Of datagrams the one that receives is not the only one that sends. */
+static bool shares_socket(const rille_listener *l, const rille_group *group) {
+  return group->accept == RILLE_ACCEPT_SHARED ||
+         (group->accept == RILLE_ACCEPT_BALANCED && rille_address_is_datagram(&l->address));
+}
+
 /* The first member binds, and with it the address is known; the others join. */
 static int bind_member(rille_listener *l, rille_group *group, bool is_first, char *message, size_t size) {
   if (!is_first) l->address = group->address;
   if (is_first || group->accept == RILLE_ACCEPT_REUSEPORT) {
     return open_socket(l, group->accept == RILLE_ACCEPT_REUSEPORT, is_first, message, size);
   }
-  l->fd = group->fd; /* -1 where the first alone accepts */
+  l->fd = group->fd; /* -1 where the first alone accepts; of datagrams, all send through it */
   l->stays = group->stays;
   learn_file(l);
   return RILLE_OK;
@@ -116,10 +130,11 @@ static int join(rille_listener *l, rille_group *group, char *message, size_t siz
   if (is_first) {
     group->address = l->address;
     group->stays = l->stays;
-    if (group->accept == RILLE_ACCEPT_SHARED) group->fd = l->fd;
+    if (shares_socket(l, group)) group->fd = l->fd;
     atomic_store(&group->is_accepting, true);
   }
   l->group = group;
+  l->is_first = is_first;
   rille_group_add(group, l);
   return RILLE_OK;
 }
@@ -208,7 +223,8 @@ static void destroy(rille_listener *l) {
 }
 
 static bool is_same_address(const rille_address *a, const rille_address *b) {
-  return a->family == b->family && a->length == b->length && memcmp(&a->storage, &b->storage, a->length) == 0;
+  return a->kind == b->kind && a->family == b->family && a->length == b->length &&
+         memcmp(&a->storage, &b->storage, a->length) == 0;
 }
 
 /* The listener of the state that this service's replaces, on the same address: it goes over with its queue. */
@@ -241,7 +257,11 @@ rille_listener *rille_listener_open(rille_service *service, const char *url, con
   rille_listener *former = *err >= 0 ? take_over(service, &l->address, options) : NULL;
   if (former) {
     free(l);
-    return former;
+    if (rille_address_is_datagram(&former->address)) former->udp = rille_udp_listen(former, err);
+    if (*err >= 0) return former;
+    rille_listener_close(former);
+    rille_socket_say(message, message_size, *err, "cannot listen on %s: %s", url, rille_err_text(*err));
+    return NULL;
   }
   if (*err >= 0) {
     *err = is_shared(l) ? find_and_join(l, why, sizeof why) : open_socket(l, false, true, why, sizeof why);
@@ -258,9 +278,20 @@ rille_listener *rille_listener_open(rille_service *service, const char *url, con
     return NULL;
   }
   rille_reserve_take(&l->loop->reserve);
+  if (rille_address_is_datagram(&l->address)) l->udp = rille_udp_listen(l, err);
   l->is_held = true;
   l->next = l->loop->listeners;
   l->loop->listeners = l;
+  if (*err < 0) {
+    rille_listener_close(l); /* swept at the end of the turn */
+    rille_socket_say(message, message_size, *err, "cannot listen on %s: %s", url, rille_err_text(*err));
+    return NULL;
+  }
+  if (*err < 0) {
+    rille_listener_close(l); /* swept at the end of the turn */
+    rille_socket_say(message, message_size, *err, "cannot listen on %s: %s", url, rille_err_text(*err));
+    return NULL;
+  }
   if (l->loop->is_open) rille_listener_arm(l);
   return l;
 }
@@ -284,7 +315,7 @@ void rille_listener_close(rille_listener *l) {
 
 /* is_last: no other loop has it any more. */
 static void close_socket(rille_listener *l, bool is_last) {
-  bool is_shared_one = l->group && l->group->accept == RILLE_ACCEPT_SHARED;
+  bool is_shared_one = l->group && shares_socket(l, l->group);
   if (l->fd >= 0 && (is_last || !is_shared_one)) {
     if (l->stays) rille_given_return(l->fd);
     else close(l->fd);
@@ -302,12 +333,14 @@ void rille_listener_shut(rille_listener *l) {
   if (l->is_closed) return;
   rille_listener_disarm(l);
   l->is_closed = true;
+  if (l->udp) rille_udp_shut(l->udp);
+  l->udp = NULL;
   if (!l->group) {
     close_socket(l, true);
     return;
   }
   rille_group *group = l->group;
-  if (group->accept == RILLE_ACCEPT_BALANCED && l->fd >= 0) atomic_store(&group->is_accepting, false);
+  if (group->accept == RILLE_ACCEPT_BALANCED && l->is_first) atomic_store(&group->is_accepting, false);
   /* with the lock: who looks for the group and does not find it must not find its socket either */
   pthread_mutex_lock(&group->team->lock);
   close_socket(l, rille_group_leave(group, l));

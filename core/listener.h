@@ -32,6 +32,8 @@ struct rille_listener {
   uint32_t connections; /* that came by it, and keep it */
   double accepted, shed;
   int fd;
+  rille_udp *udp;       /* owned by the loop; NULL: of streams */
+  bool is_first;        /* it has bound the socket of its group */
   bool is_armed;        /* in epoll */
   bool is_closed;       /* freed at the end of the event batch, when it is not held any more */
   bool is_held;         /* by who opened it, until rille_listener_close */

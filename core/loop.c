@@ -10,6 +10,7 @@
 #include "notify.h"
 #include "pool.h"
 #include "team.h"
+#include "udp.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -107,6 +108,7 @@ void rille_loop_free(rille_loop *loop) {
   rille_reserve_end(&loop->reserve);
   rille_balance_end(loop);
   for (uint32_t i = 0; i < loop->state_count; i++) rille_state_free(loop->states[i]);
+  rille_udp_end_loop(loop);
   for (uint32_t i = 0; i < loop->slab_count; i++) free(loop->slabs[i]);
   for (uint32_t i = 0; i < loop->watch_slab_count; i++) free(loop->watch_slabs[i]);
   rille_topic_end(&loop->subscriptions);
@@ -159,6 +161,7 @@ static void dump(const rille_loop *loop) {
       {"messages", s.messages},
       {"bytes_in", s.bytes_in},
       {"bytes_out", s.bytes_out},
+      {"datagrams_dropped", s.datagrams_dropped},
       {"watches", s.watches},
       {"lua_bytes", s.lua_bytes},
       {"lua_allocated", s.lua_allocated},
@@ -237,6 +240,7 @@ void rille_loop_run_states(rille_loop *loop, bool first) {
       rille_state_dispatch(state);
       worked = true;
     }
+    rille_udp_tidy(loop);
     tidy(loop); /* may end connections, and so make work */
     loop->worked |= worked;
     bool again = false;
@@ -256,6 +260,7 @@ void rille_loop_bury(rille_loop *loop) {
 
 void rille_loop_evict(rille_loop *loop, const rille_state *state) {
   rille_watch_evict(loop, state);
+  rille_udp_evict(loop, state);
   for (uint32_t slot = 0; slot < loop->slab_count * RILLE_CONN_SLAB; slot++) {
     rille_conn *c = rille_conn_at(loop, slot);
     if (c && c->state == state) rille_conn_free(c);
@@ -288,6 +293,7 @@ static void ready(rille_loop *loop, const struct epoll_event *event) {
     break;
   }
   case RILLE_TAG_WATCH: rille_watch_ready(loop, (uint32_t)data, epoch, event->events); break;
+  case RILLE_TAG_UDP: rille_udp_ready(loop, (uint32_t)data, epoch, event->events); break;
   case RILLE_TAG_WAKE: hear(loop); break;
   }
 }
@@ -302,6 +308,7 @@ static void watch_fired(rille_timer *timer, void *arg) {
 }
 
 static void housekeep(rille_loop *loop) {
+  rille_udp_trim(loop);
   rille_block_trim();
   while (loop->buffer_count > RILLE_BUFFERS_KEPT / 4) rille_linkbuffer_free(loop->buffers[--loop->buffer_count]);
   for (uint32_t i = 0; i < loop->state_count; i++) rille_state_collect_all(loop->states[i]);
@@ -311,6 +318,7 @@ static void run_timers(rille_loop *loop) {
   uint64_t now = now_ms(loop);
   rille_wheel_advance(&loop->wheel, now, conn_fired, loop);
   rille_wheel_advance(&loop->task_wheel, now, watch_fired, loop);
+  rille_udp_timers(loop);
   if (loop->tick_at_ms && now >= loop->tick_at_ms) {
     loop->tick_at_ms = 0;
     if (loop->worked) housekeep(loop);
@@ -330,7 +338,7 @@ static int wait_ms(rille_loop *loop) {
   if (loop->dirty || loop->has_mail) return 0;
   if (loop->worked && !loop->tick_at_ms) loop->tick_at_ms = now_ms(loop) + TICK_MS;
   uint64_t next = sooner(rille_wheel_next(&loop->wheel), rille_wheel_next(&loop->task_wheel));
-  next = sooner(next, revive_at_ms);
+  next = sooner(next, sooner(revive_at_ms, rille_udp_next(loop)));
   if (loop->tick_at_ms) next = sooner(next, loop->tick_at_ms);
   next = sooner(next, loop->mend_at_ms);
   if (loop->is_stopping) next = sooner(next, loop->drain_look_ms);
@@ -391,6 +399,7 @@ static void turn(rille_loop *loop) {
   rille_balance_settle(loop);
   if (loop->mend_at_ms <= loop->clock_ms) rille_loop_mend(loop);
   rille_listener_sweep(loop, false);
+  rille_udp_sweep(loop);
   if (loop->is_stopping) rille_loop_check_stop(loop);
 }
 
@@ -472,6 +481,7 @@ void rille_loop_stats_read(const rille_loop *loop, rille_loop_stats *out) {
       .watches = loop->watch_count,
       .replaced = loop->replaced,
       .timers = (double)rille_wheel_count(&loop->wheel),
+      .datagrams_dropped = loop->datagrams_dropped,
   };
   for (uint32_t i = 0; i < loop->state_count; i++) {
     out->lua_bytes += rille_state_heap(loop->states[i]);

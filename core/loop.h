@@ -37,7 +37,7 @@ enum {
 };
 
 /* What an epoll registration points at; the top byte of its data. */
-enum rille_tag { RILLE_TAG_CONN, RILLE_TAG_LISTENER, RILLE_TAG_WATCH, RILLE_TAG_WAKE };
+enum rille_tag { RILLE_TAG_CONN, RILLE_TAG_LISTENER, RILLE_TAG_WATCH, RILLE_TAG_WAKE, RILLE_TAG_UDP };
 
 /* A descriptor a task waits for, or a timer of a task; see watch.c. */
 typedef struct rille_watch {
@@ -81,6 +81,8 @@ struct rille_loop {
   uint32_t buffer_count;
 
   rille_subscriptions subscriptions;
+
+  struct rille_udp_side *udp; /* owned; NULL while there are no datagram sockets */
 
   struct rille_http *exchanges; /* free ones */
   uint32_t exchange_count;
@@ -126,6 +128,7 @@ struct rille_loop {
   double bytes_in;
   double bytes_out;
   double replaced; /* states */
+  double datagrams_dropped;
 
   bool has_mail; /* more than was taken in this turn */
 

@@ -190,6 +190,9 @@ enum rille_event_kind {
   RILLE_EVENT_POST,       /* a call from another loop: rille_post_take */
   RILLE_EVENT_JOB,        /* a job of a worker pool: rille_job_take */
   RILLE_EVENT_BALANCE,    /* a connection waits for on_balance: rille_balance_ask */
+  RILLE_EVENT_DATAGRAM,   /* slot: of the datagram, for on_request */
+  RILLE_EVENT_SESSION,    /* slot: of the session; arg: enum rille_session_event */
+  RILLE_EVENT_UDP,        /* slot: of the socket; the parked receive may try again */
   RILLE_EVENT_END         /* the last connection is gone: cancel what is still parked */
 };
 
@@ -212,6 +215,7 @@ typedef struct rille_clock {
 typedef struct rille_loop_stats {
   double id, turns, connections, accepted, messages, bytes_in, bytes_out, watches, timers;
   double lua_bytes, lua_allocated, failures, replaced;
+  double datagrams_dropped; /* here; not by the kernel */
 } rille_loop_stats;
 
 /* owned; NULL with *err. id 1.. */
@@ -350,6 +354,9 @@ typedef struct rille_listen_options {
   rille_cidr *allow, *deny;        /* sealed; the listener takes references; NULL: none */
   uint32_t mode;                   /* of a unix path; 0: as umask has it */
   char device[16];
+  /* of datagrams; rille_udp.h says what they are */
+  uint32_t max_datagram, max_datagrams, send_queue, session_max, session_queue, session_idle_ms;
+  int broadcast;
 } rille_listen_options;
 
 /* borrowed until rille_listener_close; NULL with a message for people. It accepts once the loop is open. */
@@ -512,5 +519,6 @@ void rille_log_count(rille_log_counts *out);
 #include "rille_post.h"
 #include "rille_prefork.h"
 #include "rille_topic.h"
+#include "rille_udp.h"
 
 #endif

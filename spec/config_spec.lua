@@ -67,10 +67,12 @@ describe("the configuration", function()
           limits = {
             memory = 2 ^ 30,
             max_input = 2 ^ 20, high_water = 2 ^ 20, max_connections = 0, head = 16384, target = 8192, headers = 100,
-            body = 2 ^ 20, body_rate = 1024, requests = 0, max_connections_per_address = 0, shed_after = 5,
+            max_connections_per_address = 0, shed_after = 5,
+            body = 2 ^ 20, body_rate = 1024, requests = 0, max_datagram = 65536, max_handlers = 4096, send_queue = 1024,
           },
           protocol = "stream", balance = "round_robin",
           nodelay = true, keepalive = 0, backlog = 0, ipv6_only = false, receive_buffer = 0, send_buffer = 0,
+          broadcast = false,
         } },
       }, conf)
     end)

@@ -6,11 +6,13 @@
 --   http     the same, over HTTP
 --   exec     a file for `rille exec`
 --   app      a program for luajit: it serves until SIGTERM
+--   datagram a handler script of datagrams
 --   conf     a configuration
 --   test     a file for `rille test`
 
 local inside = require "spec.support.inside"
 local server = require "spec.support.server"
+local udp = require "spec.support.udp"
 
 local RILLE = server.root .. "/bin/rille"
 
@@ -98,6 +100,15 @@ end
 
 function runs.script(one)
   serve(one, "tcp://127.0.0.1:0")
+end
+
+function runs.datagram(one)
+  local path = server.write("example.lua", one.code)
+  must_succeed(inside.command { RILLE, "check", path })
+  local process = server.start(path, { listen = "udp://127.0.0.1:0" })
+  udp.connect(process.url):ask "hello"
+  udp.close_all()
+  process:stop()
 end
 
 function runs.http(one)

@@ -16,6 +16,8 @@ local script = require "rille.script"
 local state = require "rille.state"
 local task = require "rille.task"
 local timer = require "rille.timer"
+local udp = require "rille.udp"
+local udp_session = require "rille.udp_session"
 local vm = require "rille.vm"
 
 local boot = {}
@@ -47,6 +49,8 @@ function boot.detach()
   task.reset()
   timer.reset()
   conn.reset()
+  udp.reset()
+  udp_session.reset()
   log.set_context(nil, 0)
   state.loop, state.handle, state.inbox, state.clock = nil, nil, nil, nil
   state.script, state.services, state.default_service = nil, {}, nil

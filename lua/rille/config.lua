@@ -28,12 +28,60 @@ end
 
 local MEMORY_MIN = 4 * 2 ^ 20 -- what a small script and the library take, twice
 
+local DATAGRAM_KEYS = { "session", "multicast", "broadcast" }
+
+-- Of a server over datagrams, on so many loops of so many processes: what would lose or double them.
+local function check_spread(server, loops, processes)
+  if loops * processes == 1 then return end
+  local is_for_all = server.multicast or server.broadcast
+  if is_for_all and server.accept == "reuseport" then
+    return { "accept" }, 'got "reuseport"; each loop would get a copy of a multicast or broadcast: expected "shared" or "balanced"'
+  end
+  if not server.session then return end
+  for _, url in ipairs(server.listen or {}) do
+    local accept = server.accept or ((url:find("^unix") or is_for_all) and "shared" or "reuseport")
+    if accept == "shared" then
+      return { "session" }, ('accept = "shared" at %s cannot keep a peer on one loop; set accept = "balanced" and '
+        .. 'balance = "source_hash", or loops = 1'):format(url)
+    elseif accept == "balanced" and processes > 1 then
+      return { "session" }, 'accept = "balanced" cannot keep a peer in one process; set accept = "reuseport", or processes = 1'
+    elseif accept == "balanced" and server.balance ~= "source_hash" then
+      return { "session" }, ('balance = "%s" cannot keep a peer on one loop; set balance = "source_hash"'):format(server.balance)
+    end
+  end
+end
+
+-- Whether its addresses are of datagrams, or path, problem.
+local function check_datagrams(server, loops, processes)
+  local of_datagrams, of_streams
+  for _, url in ipairs(server.listen or {}) do
+    if scheme.is_datagram(url) then of_datagrams = url else of_streams = url end
+  end
+  if of_datagrams and of_streams then
+    return { "listen" }, ("%s and %s: one script handles datagrams or connections; make two servers"):format(
+      of_streams, of_datagrams)
+  end
+  if of_datagrams and server.codec then return { "codec" }, ("excludes %s: a datagram is a frame"):format(of_datagrams) end
+  if of_datagrams and server.protocol == "http" then
+    return { "protocol" }, ('got "http"; %s has no connections to speak it over'):format(of_datagrams)
+  end
+  for _, key in ipairs(DATAGRAM_KEYS) do
+    if of_streams and server[key] then return { key }, ("is for datagrams; %s has none"):format(of_streams) end
+  end
+  if of_datagrams and server.balance == "script" then
+    return { "balance" }, ('got "script"; on_balance is for connections, %s has none'):format(of_datagrams)
+  end
+  if of_datagrams then return check_spread(server, loops, processes) end
+end
+
 -- What no single key of a server can tell: the path below the server of what is wrong, problem.
-local function check_server(server)
+local function check_server(server, loops, processes)
   local memory = server.limits.memory
   if memory > 0 and memory < MEMORY_MIN then
     return { "limits", "memory" }, ("got %s; expected 0 or a size from 4m to 1024g"):format(check.shown(memory))
   end
+  local path, problem = check_datagrams(server, loops, processes)
+  if path then return path, problem end
   if not server.codec then return end
   if server.protocol == "http" then return { "codec" }, 'excludes protocol = "http"; keep one of them' end
   for _, url in ipairs(server.listen or {}) do
@@ -45,7 +93,7 @@ end
 local function check_together(conf)
   if conf.log.file and conf.log.to then return { "log", "to" }, "excludes log.file; keep one of them" end
   for i, server in ipairs(conf.servers) do
-    local path, problem = check_server(server)
+    local path, problem = check_server(server, conf.loops, conf.processes)
     if path then return { "servers", i, unpack(path) }, problem end
   end
 end
@@ -78,7 +126,7 @@ function config.server(settings, where)
   if server and settings.limits and settings.limits.memory then
     path, problem = { "limits", "memory" }, "is of a whole Lua state; set it at the server in the configuration"
   end
-  if server and not path then path, problem = check_server(server) end
+  if server and not path then path, problem = check_server(server, 1, 1) end
   if path then return nil, message_of(where, path, problem) end
   return server
 end

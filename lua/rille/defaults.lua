@@ -20,7 +20,7 @@
 --   file         a path, relative to the configuration's folder
 --   templates    a package.path; relative ones are relative to the configuration's folder
 --   loops        a whole number, or "auto"
---   table        with `keys` of its own
+--   table        with `keys` of its own; `optional`: without it there is none
 --   list         of tables with `keys`
 --   map          of such tables, by names of the user's
 
@@ -43,6 +43,26 @@ local timeouts = {
     about = "HTTP: that a handler waits for a request body in all, `limits.body_rate` apart; then 408" },
 }
 
+local session = {
+  { name = "idle", type = "seconds", default = "60s", min = 0, max = TIME_MAX,
+    about = "without a datagram in either direction; then it ends, `\"timeout\"`. 0: none" },
+  { name = "max", type = "count", default = 10000, min = 1, max = 2 ^ 20,
+    about = "at a time for each address; datagrams of further peers are dropped" },
+  { name = "queue", type = "count", default = 64, min = 1, max = 2 ^ 16,
+    about = "datagrams that wait for the handler of one session; further ones are dropped" },
+}
+
+local multicast = {
+  { name = "groups", type = "lines", default = {},
+    about = "addresses to receive from: `\"239.1.2.3\"`, `\"ff02::1\"`, or a list of such" },
+  { name = "interface", type = "string", min = 1, max = 15,
+    about = "the network interface of the groups and of what is sent; without: the system's choice" },
+  { name = "ttl", type = "count", min = 0, max = 255,
+    about = "how many routers what is sent may pass; without: 1" },
+  { name = "loop", type = "boolean",
+    about = "whether what is sent comes back to this host; without: it does" },
+}
+
 local server_limits = {
   { name = "max_input", type = "bytes", default = "1m", min = 1, max = "1g",
     about = "unread and unreleased input of a connection; reads beyond it return `nil, \"too large\"`" },
@@ -60,6 +80,12 @@ local server_limits = {
     about = "HTTP: each so many bytes of a body give `timeouts.body` a second more; 0: none do" },
   { name = "requests", type = "count", default = 0, min = 0, max = 2 ^ 30,
     about = "HTTP: of a connection, which is closed then; 0: no limit" },
+  { name = "max_datagram", type = "bytes", default = "64k", min = 1, max = "64k",
+    about = "datagrams: of one; larger ones are dropped" },
+  { name = "max_handlers", type = "count", default = 4096, min = 1, max = 2 ^ 20,
+    about = "datagrams: that handlers have at a time; further ones wait in the kernel" },
+  { name = "send_queue", type = "count", default = 1024, min = 64, max = 2 ^ 20,
+    about = "datagrams: that wait to be sent; further ones are `nil, \"full\"`" },
   { name = "max_connections", type = "count", default = 0, min = 0, max = 2 ^ 20,
     about = "open at a time for each address; 0: no limit" },
   { name = "memory", type = "bytes", default = "1g", min = 0, max = "1024g",
@@ -110,6 +136,12 @@ local server = {
     about = "networks that connections may come from; without: all" },
   { name = "deny", type = "networks", max = 4096,
     about = "networks that they may not come from, whatever `allow` says" },
+  { name = "session", type = "table", keys = session, optional = true,
+    about = "datagrams: what one peer sends is a [session](udp.md#sessions)" },
+  { name = "multicast", type = "table", keys = multicast, optional = true,
+    about = "datagrams: groups to receive from, and how to send to such" },
+  { name = "broadcast", type = "boolean", default = false,
+    about = "datagrams: may be sent to broadcast addresses" },
   reserved = { "tls", "reload" },
 }
 

@@ -13,12 +13,15 @@ local script = require "rille.script"
 local state = require "rille.state"
 local task = require "rille.task"
 local timer = require "rille.timer"
+local udp = require "rille.udp"
+local udp_session = require "rille.udp_session"
 
 local call = task.call
 local is_worker = task.is_worker
 local conn_at = conn.at
 local resume_reader, resume_writers = conn_read.resume, conn_write.resume
 local timer_event = timer.event
+local serve_datagram = udp.serve
 local run_inbox, run_queue = task.run_inbox, task.run_queue
 
 local EVENT_REQUEST, EVENT_READ, EVENT_WRITE = C.RILLE_EVENT_REQUEST, C.RILLE_EVENT_READ, C.RILLE_EVENT_WRITE
@@ -26,6 +29,7 @@ local EVENT_WATCH, EVENT_OPEN, EVENT_IDLE = C.RILLE_EVENT_WATCH, C.RILLE_EVENT_O
 local EVENT_DISCONNECT, EVENT_CLOSE = C.RILLE_EVENT_DISCONNECT, C.RILLE_EVENT_CLOSE
 local EVENT_POST, EVENT_ACCEPT, EVENT_JOB = C.RILLE_EVENT_POST, C.RILLE_EVENT_ACCEPT, C.RILLE_EVENT_JOB
 local EVENT_BALANCE = C.RILLE_EVENT_BALANCE
+local EVENT_DATAGRAM, EVENT_SESSION, EVENT_UDP = C.RILLE_EVENT_DATAGRAM, C.RILLE_EVENT_SESSION, C.RILLE_EVENT_UDP
 local EVENT_START, EVENT_STOP, EVENT_END = C.RILLE_EVENT_START, C.RILLE_EVENT_STOP, C.RILLE_EVENT_END
 
 local dispatch = {
@@ -141,6 +145,8 @@ local function rare_event(kind, slot, arg)
     return receive_job()
   elseif kind == EVENT_BALANCE then
     return call(balance.decide, slot)
+  elseif kind == EVENT_UDP then
+    return udp.event(slot)
   end
   local self = conn_at(slot)
   if not self then return end
@@ -179,6 +185,10 @@ local function go_through()
       timer_event(slot, arg)
     elseif kind == EVENT_WRITE then
       resume_writers(slot)
+    elseif kind == EVENT_DATAGRAM then
+      call(serve_datagram, slot)
+    elseif kind == EVENT_SESSION then
+      udp_session.event(slot, arg)
     else
       rare_event(kind, slot, arg)
     end

@@ -19,6 +19,7 @@ local state = require "rille.state"
 local task = require "rille.task"
 local timer = require "rille.timer"
 local topic = require "rille.topic"
+local udp = require "rille.udp"
 
 local rille = {
   version = ffi.string(C.rille_version()),
@@ -44,6 +45,7 @@ local rille = {
   post = post.call,
   connection = post.connection,
   topic = topic,
+  udp = udp.open,
 }
 
 -- Seconds of a clock that only goes forward, as of the beginning of this turn.

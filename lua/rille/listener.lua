@@ -82,9 +82,25 @@ function M.service(hooks, settings, protocol)
     on_request = on_request, on_prepare = hooks.on_prepare, on_connect = hooks.on_connect, on_idle = hooks.on_idle,
     on_disconnect = hooks.on_disconnect, on_close = hooks.on_close, on_tunnel = hooks.on_tunnel,
     on_balance = hooks.on_balance,
+    on_datagram = protocol == "datagram" and on_request or nil,
     serve = protocol == "http" and require "rille.http.serve" or require("rille.dispatch").serve,
   }
   return service
+end
+
+-- Of datagrams: max_datagram, what handlers may have at a time, and so on.
+local function set_datagram_options(options, settings)
+  local limits, session = settings.limits or {}, settings.session
+  options.max_datagram = limits.max_datagram or 65536
+  options.max_datagrams = limits.max_handlers or 4096
+  options.send_queue = limits.send_queue or 1024
+  options.broadcast = settings.broadcast and 1 or 0
+  -- each socket of a reuseport would get a copy
+  if not settings.accept and (settings.multicast or settings.broadcast) then options.accept = ACCEPT.shared end
+  if not session then return end
+  options.session_max = session.max
+  options.session_queue = session.queue
+  options.session_idle_ms = session.idle * 1000
 end
 
 -- What the core has to know of an address with these settings.
@@ -98,6 +114,7 @@ function M.options(settings)
   options.send_buffer = settings.send_buffer or 0
   options.mode = settings.mode or 0
   if settings.device then ffi.copy(options.device, settings.device:sub(1, 15)) end
+  set_datagram_options(options, settings)
   return options
 end
 
@@ -134,7 +151,15 @@ function M.open(services, hooks, url, settings, group, server)
   if not lists then return nil, "bad address", problem end
   local p = C.rille_listener_open(service, address, options, err_box, message_box, 512)
   if p == nil then return nil, errors.text[-err_box[0]], ffi.string(message_box) end
-  return setmetatable({ _p = p, _run = state.services, _is_http = address ~= url, _lists = lists }, Listener)
+  local self = setmetatable({ _p = p, _run = state.services, _is_http = address ~= url, _lists = lists }, Listener)
+  if protocol == "datagram" and settings.multicast then
+    local message = require("rille.udp").join_all(C.rille_listener_udp(p), settings.multicast)
+    if message then
+      self:close()
+      return nil, "system error", ("cannot listen on %s: %s"):format(url, message)
+    end
+  end
+  return self
 end
 
 -- Its pointer, until it is closed or its run is over, which frees it.
@@ -149,9 +174,11 @@ function Listener:address()
   return self._is_http and scheme.http(address) or address
 end
 
--- What it has done on this loop, a new table of numbers; nil when it is closed.
+-- What it has done on this loop, a new table of numbers (of datagrams those of docs/udp.md); nil when it is closed.
 function Listener:stats()
   if not held(self) then return nil, "closed" end
+  local datagrams = C.rille_listener_udp(self._p)
+  if datagrams ~= nil then return require("rille.udp").stats(datagrams) end
   C.rille_listener_stats_read(self._p, stats_box)
   local s = stats_box[0]
   return {

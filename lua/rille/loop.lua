@@ -10,12 +10,12 @@ local loop = {}
 local box = ffi.new("rille_loop_stats[1]")
 local NAMES = {
   "turns", "connections", "accepted", "messages", "bytes_in", "bytes_out", "watches", "timers", "lua_bytes",
-  "lua_allocated", "failures", "replaced",
+  "lua_allocated", "failures", "replaced", "datagrams_dropped",
 }
 
 -- A new table of numbers: turns, connections, accepted, messages (calls of on_request), bytes_in, bytes_out, watches (descriptors and
 -- timers that tasks wait for), timers (of connections), lua_bytes, lua_allocated, failures (of the dispatcher; none is expected), replaced
--- (Lua states).
+-- (Lua states), datagrams_dropped (here; not by the kernel).
 function loop.stats()
   C.rille_loop_stats_read(state.need_loop("loop.stats"), box)
   local out = { id = state.loop_id }

@@ -104,7 +104,7 @@ end
 
 function script.report(what, conn, trace)
   local site = trace:match("^[^\n]-:%d+:") or what -- each place that raises has a rate of its own
-  if conn and conn.id then
+  if type(conn) == "table" and conn.id then
     log.record("error", site, conn.id, "%s: %s of conn %d failed: %s", state.label, what, conn.id, trace)
   else
     log.record("error", site, nil, "%s: %s failed: %s", state.label, what, trace)

@@ -21,8 +21,8 @@ local floor, tostring, type = math.floor, tostring, type
 local istype, to_string = ffi.istype, ffi.string
 local slice_t = ffi.typeof("rille_slice")
 
-local Slice = { type = slice_t }
 local methods = {}
+local Slice = { type = slice_t, methods = methods } -- udp.lua adds what a datagram has besides
 
 local function expired()
   misuse("slice expired: its buffer was released or closed; retain() keeps a slice")

@@ -68,6 +68,20 @@ static void tcp_urls_parse_and_print(void **state) {
   assert_format("tcp://127.0.0.1:0080", "tcp://127.0.0.1:80");
 }
 
+static void datagram_urls_parse_and_print(void **state) {
+  (void)state;
+  assert_format("udp://127.0.0.1:53", "udp://127.0.0.1:53");
+  assert_format("udp4://:53", "udp://0.0.0.0:53");
+  assert_format("udp://:53", "udp://[::]:53");
+  assert_format("udp6://:53", "udp6://[::]:53");
+  assert_format("UDP6://[::1]:53", "udp://[::1]:53");
+  assert_format("unixgram:///run/x.sock", "unixgram:///run/x.sock");
+  assert_format("unixgram:@name", "unixgram:@name");
+  rille_address address = parsed("udp://127.0.0.1:53"), stream = parsed("127.0.0.1:53");
+  assert_true(rille_address_is_datagram(&address));
+  assert_false(rille_address_is_datagram(&stream));
+}
+
 static void an_empty_host_is_every_address_of_both_families(void **state) {
   (void)state;
   static const char *const urls[] = {"tcp://:7000", ":7000", "[::]:7000"};
@@ -165,9 +179,12 @@ static void a_wrong_url_says_what_is_wrong(void **state) {
   assert_refused("unix:///run/", RILLE_ERR_BAD_ADDRESS, "slash");
   assert_refused("unix:///run/x ", RILLE_ERR_BAD_ADDRESS, "space");
   assert_refused("unix:///run/\x01x", RILLE_ERR_BAD_ADDRESS, "0x01");
-  assert_refused("ftp://x:1", RILLE_ERR_BAD_ADDRESS, "tcp, tcp4, tcp6 or unix");
+  assert_refused("ftp://x:1", RILLE_ERR_BAD_ADDRESS, "tcp, tcp4, tcp6, udp");
   assert_refused("://x:1", RILLE_ERR_BAD_ADDRESS, "unknown scheme");
-  assert_refused("udp://:53", RILLE_ERR_NOT_SUPPORTED, "udp is not supported yet");
+  assert_refused("udp://:x", RILLE_ERR_BAD_ADDRESS, "not a number");
+  assert_refused("udp4://[::1]:80", RILLE_ERR_BAD_ADDRESS, "udp4 with an IPv6 address");
+  assert_refused("udp6://127.0.0.1:80", RILLE_ERR_BAD_ADDRESS, "udp6 with the IPv4 address");
+  assert_refused("unixgram:x", RILLE_ERR_BAD_ADDRESS, "unixgram:@name");
   assert_refused("https://x:1", RILLE_ERR_NOT_SUPPORTED, "https is not supported yet");
 }
 
@@ -294,6 +311,7 @@ static void a_peer_prints_without_its_scheme(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(tcp_urls_parse_and_print),
+      cmocka_unit_test(datagram_urls_parse_and_print),
       cmocka_unit_test(an_empty_host_is_every_address_of_both_families),
       cmocka_unit_test(localhost_is_the_loopback_address),
       cmocka_unit_test(unix_urls_parse_and_print),

@@ -328,7 +328,7 @@ local function table_of(given, keys, path, context, inherited)
       if value == nil and entry.required then
         fail(path, "has no '%s'; add %s", entry.name, entry.about)
       end
-      if entry.keys and value == nil then value = {} end
+      if entry.keys and value == nil and not entry.optional then value = {} end
       if value ~= nil then out[entry.name] = types[entry.type](value, at, entry, context) end
     end
   end
