@@ -5,6 +5,7 @@
 
 #include "conn.h"
 #include "log.h"
+#include "shaper.h"
 #include "socket.h"
 #include "team.h"
 
@@ -33,6 +34,10 @@ static void set_inherited(const rille_listener *l) {
   if (l->options.send_buffer) rille_socket_set(l->fd, SOL_SOCKET, SO_SNDBUF, l->options.send_buffer);
   if (l->address.family == AF_UNIX) return;
   if (service->nodelay) rille_socket_set(l->fd, IPPROTO_TCP, TCP_NODELAY, 1);
+  /* what the kernel holds is the peer's to take in the same time as what waits here */
+  if (service->timeouts.write_ms) {
+    rille_socket_set(l->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, (int)rille_user_timeout(service->timeouts.write_ms));
+  }
   if (service->keepalive_s) {
     rille_socket_set(l->fd, SOL_SOCKET, SO_KEEPALIVE, 1);
     rille_socket_set(l->fd, IPPROTO_TCP, TCP_KEEPIDLE, (int)service->keepalive_s);
@@ -188,6 +193,12 @@ static bool is_full(rille_listener *l) {
   return true;
 }
 
+/* Without memory for it the connection is served all the same. */
+static void shape(rille_conn *c) {
+  (void)rille_shaper_set(c, RILLE_SET_READ_RATE, c->service->read_rate);
+  (void)rille_shaper_set(c, RILLE_SET_WRITE_RATE, c->service->write_rate);
+}
+
 /* fd becomes a connection of this loop; false: there is no memory, and fd is closed. */
 static bool serve(rille_listener *l, int fd, const rille_peer *peer) {
   rille_conn *c = rille_conn_new(l->loop, l->service, fd, true);
@@ -198,6 +209,7 @@ static bool serve(rille_listener *l, int fd, const rille_peer *peer) {
   }
   c->peer = *peer;
   c->group = l->group;
+  if (l->service->read_rate > 0 || l->service->write_rate > 0) shape(c);
   l->loop->accepted++;
   rille_conn_start(c);
   return true;

@@ -239,6 +239,7 @@ void rille_state_free(rille_state *state) {
     state->services = next;
   }
   rille_post_forget(state);
+  rille_conn_forget_moved(state);
   rille_job_forget(state);
   free(state->working.items);
   free(state->ready.items);
@@ -256,6 +257,7 @@ rille_service *rille_service_new(rille_state *state, uint32_t id, uint32_t hooks
   service->hooks = hooks;
   service->max_input = MAX_INPUT_FIRST;
   service->high_water = HIGH_WATER_FIRST;
+  service->low_water = UINT32_MAX;
   service->nodelay = true;
   service->next = state->services;
   state->services = service;

@@ -4,6 +4,7 @@
 local ffi = require "ffi"
 
 local C = require "rille.core"
+local concurrency = require "rille.concurrency"
 local conn = require "rille.conn"
 local coroutines = require "rille.coroutine"
 local dispatch = require "rille.dispatch"
@@ -44,6 +45,7 @@ function boot.detach()
   pool.reset()
   task.reset()
   timer.reset()
+  concurrency.reset()
   conn.reset()
   log.set_context(nil, 0)
   state.loop, state.handle, state.inbox, state.clock = nil, nil, nil, nil

@@ -25,6 +25,13 @@ end
 
 -- What no single key of a server can tell: the path below the server of what is wrong, problem.
 local function check_server(server)
+  local limits = server.limits
+  if limits.low_water and limits.low_water > limits.high_water then
+    return { "limits", "low_water" }, ("got %d; expected at most high_water, %d"):format(limits.low_water, limits.high_water)
+  end
+  if server.concurrency > 1 and not server.codec then
+    return { "concurrency" }, ("got %d; it needs a codec, which makes frames"):format(server.concurrency)
+  end
   if not server.codec then return end
   if server.protocol == "http" then return { "codec" }, 'excludes protocol = "http"; keep one of them' end
   for _, url in ipairs(server.listen or {}) do
