@@ -8,6 +8,7 @@
 #include "conn.h"
 #include "given.h"
 #include "log.h"
+#include "shaper.h"
 #include "team.h"
 #include "udp.h"
 
@@ -79,6 +80,12 @@ void rille_listener_left(rille_listener *l, const rille_peer *peer) {
   rille_listener_lose(l, peer);
 }
 
+/* Without memory for it the connection is served all the same. */
+static void shape(rille_conn *c) {
+  (void)rille_shaper_set(c, RILLE_SET_READ_RATE, c->service->read_rate);
+  (void)rille_shaper_set(c, RILLE_SET_WRITE_RATE, c->service->write_rate);
+}
+
 /* fd becomes a connection of this loop; false: there is no memory, and fd is closed. */
 static bool serve(rille_listener *l, int fd, const rille_peer *peer) {
   rille_conn *c = rille_conn_new(l->loop, l->service, fd, true);
@@ -89,6 +96,7 @@ static bool serve(rille_listener *l, int fd, const rille_peer *peer) {
   }
   c->peer = *peer;
   c->listener = l;
+  if (l->service->read_rate > 0 || l->service->write_rate > 0) shape(c);
   l->connections++;
   l->accepted++;
   l->loop->accepted++;

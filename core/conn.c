@@ -64,6 +64,7 @@ rille_conn *rille_conn_new(rille_loop *loop, rille_service *service, int fd, boo
       .flags = RILLE_CONN_USED | (is_socket ? RILLE_CONN_SOCKET : 0),
       .read_size = READ_SIZE_FIRST,
       .high_water = service->high_water,
+      .low_water = service->low_water,
       .opened_ms = loop->now_ms,
       .read_ms = loop->now_ms,
       .written_ms = loop->now_ms,
@@ -106,6 +107,7 @@ void rille_conn_refuse(rille_conn *c) {
   c->flags &= ~(uint32_t)(RILLE_CONN_OPENING | RILLE_CONN_SERVED);
   if (c->tasks > 0) c->tasks--;
   rille_conn_close(c);
+  rille_conn_settle(c); /* on_prepare may have closed it, and parked since */
 }
 
 void rille_conn_opened(rille_conn *c) {
@@ -218,11 +220,12 @@ void rille_conn_drop_socket(rille_conn *c) {
   rille_conn_wake_writers(c);
 }
 
-/* on_disconnect, once, after on_request had every byte. */
+/* on_disconnect, once, after on_request had every byte. A time-out is this side's doing, not the peer's. */
 static void part(rille_conn *c) {
   if (c->flags & RILLE_CONN_PARTED) return;
   c->flags |= RILLE_CONN_PARTED;
   if (!(c->service->hooks & RILLE_HOOK_DISCONNECT && c->flags & RILLE_CONN_SERVED)) return;
+  if (c->reason == RILLE_ERR_TIMEOUT && !(c->flags & RILLE_CONN_EOF)) return;
   c->tasks++; /* until the hook has returned */
   rille_state_emit(c->state, RILLE_EVENT_DISCONNECT, c->slot, 0);
 }
@@ -311,7 +314,8 @@ void rille_conn_free(rille_conn *c) {
 
 void rille_conn_bury(rille_conn *c) {
   rille_loop *loop = c->loop;
-  if (c->flags & RILLE_CONN_OWN_TIMEOUTS) free((void *)(uintptr_t)c->timeouts);
+  if (c->timeouts != &c->service->timeouts) free((void *)(uintptr_t)c->timeouts);
+  free(c->shaper);
   if (c->listener) rille_listener_left(c->listener, &c->peer);
   loop->conn_count--;
   uint32_t slot = c->slot;

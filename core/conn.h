@@ -17,6 +17,7 @@
 
 struct rille_http;
 struct rille_http_settings;
+struct rille_shaper;
 struct rille_subscription;
 
 enum rille_conn_flag {
@@ -41,16 +42,16 @@ enum rille_conn_flag {
   RILLE_CONN_SHUT_DONE = 1 << 18,
   RILLE_CONN_SOCKET = 1 << 19, /* send and recv work; else read and write */
   RILLE_CONN_TRACE = 1 << 20,
-  RILLE_CONN_REGISTERED = 1 << 21,   /* in epoll */
-  RILLE_CONN_OWN_TIMEOUTS = 1 << 22, /* `timeouts` was allocated for this connection */
-  RILLE_CONN_READ_LATE = 1 << 23,    /* the parked read ran into its time-out */
-  RILLE_CONN_IDLE_TOLD = 1 << 24,    /* on_idle runs */
-  RILLE_CONN_WOKEN = 1 << 25,        /* the READ event for the parked reader is on its way */
-  RILLE_CONN_CONSUMED = 1 << 26,     /* the running handler consumed something and released it already */
-  RILLE_CONN_BROKEN = 1 << 27,       /* sending failed: nothing more is sent, what was received can still be read */
-  RILLE_CONN_ARRIVED = 1 << 29,      /* bytes came since on_request began */
-  RILLE_CONN_LEFT = 1 << 30,  /* a task of the script's own read some while no on_request runs: the rest is its */
-  RILLE_CONN_SHARED = 1 << 28 /* others may hold its open file: closing the descriptor leaves it in epoll */
+  RILLE_CONN_REGISTERED = 1 << 21, /* in epoll */
+  RILLE_CONN_SHAPED = 1 << 22,     /* it has a shaper */
+  RILLE_CONN_READ_LATE = 1 << 23,  /* the parked read ran into its time-out */
+  RILLE_CONN_IDLE_TOLD = 1 << 24,  /* on_idle runs */
+  RILLE_CONN_WOKEN = 1 << 25,      /* the READ event for the parked reader is on its way */
+  RILLE_CONN_CONSUMED = 1 << 26,   /* the running handler consumed something and released it already */
+  RILLE_CONN_BROKEN = 1 << 27,     /* sending failed: nothing more is sent, what was received can still be read */
+  RILLE_CONN_ARRIVED = 1 << 29,    /* bytes came since on_request began */
+  RILLE_CONN_LEFT = 1 << 30,       /* a task of the script's own read some while no on_request runs: the rest is its */
+  RILLE_CONN_SHARED = 1 << 28      /* others may hold its open file: closing the descriptor leaves it in epoll */
 };
 
 typedef struct rille_timeouts {
@@ -92,8 +93,10 @@ struct rille_conn {
   struct rille_subscription *subscriptions; /* owned; see topic.c */
 
   uint32_t opened_ms, read_ms, written_ms, parked_ms, closing_ms; /* loop->now_ms then */
+  uint32_t low_water;                                             /* UINT32_MAX: half of high_water */
   rille_timer timer;
-  const rille_timeouts *timeouts;
+  const rille_timeouts *timeouts; /* the service's; other ones are owned */
+  struct rille_shaper *shaper;    /* owned; NULL: bytes go as fast as they can */
 };
 
 /* What a script offers: its hooks and the settings its connections start with. Owned by its state. */
@@ -105,7 +108,8 @@ struct rille_service {
   uint32_t hooks; /* enum rille_hook bits */
   rille_timeouts timeouts;
   uint32_t max_input;
-  uint32_t high_water;
+  uint32_t high_water, low_water;         /* as a connection's */
+  double read_rate, write_rate;           /* bytes a second of a connection, 0: no limit */
   const struct rille_http_settings *http; /* owned; NULL: connections do not speak HTTP */
   bool nodelay;
   uint32_t keepalive_s; /* 0: off */
@@ -132,6 +136,11 @@ bool rille_conn_stop(rille_conn *c, bool force);
 /* End it with err as soon as no handler runs; the socket is done for. */
 void rille_conn_fail(rille_conn *c, int err);
 
+/* The TCP_USER_TIMEOUT for a write time-out: no less than a second, for one lost packet is no reason. */
+static inline uint32_t rille_user_timeout(uint32_t write_ms) {
+  return write_ms > 0 && write_ms < 1000 ? 1000 : write_ms;
+}
+
 /* inside conn*.c and http*.c */
 int rille_conn_attach(rille_conn *c); /* to epoll; on an error the descriptor is as it was */
 void rille_conn_mark_dirty(rille_conn *c);
@@ -142,6 +151,8 @@ void rille_conn_reset_on_close(const rille_conn *c); /* its close sends RST: not
 void rille_conn_input_changed(rille_conn *c);
 void rille_conn_wake_writers(rille_conn *c);
 int rille_conn_send(rille_conn *c);
+/* One call for the first areas of the output, `size` bytes: how many the kernel took, or the error that broke the output. */
+ssize_t rille_conn_send_once(rille_conn *c, struct iovec *areas, int count, size_t size);
 bool rille_conn_takes_output(const rille_conn *c);
 bool rille_conn_over_budget(rille_conn *c);
 int rille_conn_ended(const rille_conn *c); /* 0, or why no more input will come */

@@ -4,6 +4,7 @@
 #include "http.h"
 #include "log.h"
 #include "loop.h"
+#include "shaper.h"
 #include "topic.h"
 
 #include <errno.h>
@@ -183,6 +184,21 @@ int rille_conn_write_buffer(rille_conn *c, rille_linkbuffer *from) {
   return out ? rille_conn_written(c, rille_linkbuffer_write_buffer(out, from)) : err;
 }
 
+int rille_conn_append(rille_conn *c, rille_linkbuffer *from) {
+  int err = c->is_http ? RILLE_ERR_BUSY : RILLE_OK;
+  rille_linkbuffer *out = err ? NULL : rille_conn_output(c, &err);
+  if (out) {
+    rille_linkbuffer_flush(from);
+    err = rille_linkbuffer_append(out, from);
+  }
+  if (err) rille_linkbuffer_reset(from);
+  return rille_conn_written(c, err);
+}
+
+int rille_conn_is_above(const rille_conn *c, double more) {
+  return (double)rille_conn_output_len(c) + more > c->high_water;
+}
+
 int rille_conn_throttle(rille_conn *c) { return c->is_http ? RILLE_ERR_BUSY : rille_conn_written(c, RILLE_OK); }
 
 int rille_conn_wait_output(rille_conn *c, double level) {
@@ -190,8 +206,8 @@ int rille_conn_wait_output(rille_conn *c, double level) {
   if (c->fd < 0 || c->flags & RILLE_CONN_BROKEN) {
     return c->error == RILLE_ERR_TIMEOUT || c->error == RILLE_ERR_RESET ? c->error : RILLE_ERR_CLOSED;
   }
-  uint32_t low_water = c->high_water / 2;
-  if (level < 0) level = low_water;
+  if (level < 0) level = c->low_water == UINT32_MAX ? c->high_water / 2 : c->low_water;
+  if (level > c->high_water) level = c->high_water;
   if ((double)rille_conn_output_len(c) <= level) return RILLE_OK;
   size_t drain_to = level > 0 ? (size_t)level : 0;
   if (!(c->flags & RILLE_CONN_WRITER) || drain_to > c->drain_to) c->drain_to = drain_to;
@@ -274,6 +290,9 @@ int rille_service_set(rille_service *service, int setting, double value) {
   switch (setting) {
   case RILLE_SET_MAX_INPUT: service->max_input = (uint32_t)value; break;
   case RILLE_SET_HIGH_WATER: service->high_water = (uint32_t)value; break;
+  case RILLE_SET_LOW_WATER: service->low_water = (uint32_t)value; break;
+  case RILLE_SET_READ_RATE: service->read_rate = value; break;
+  case RILLE_SET_WRITE_RATE: service->write_rate = value; break;
   case RILLE_SET_NODELAY: service->nodelay = value != 0; break;
   case RILLE_SET_KEEPALIVE: service->keepalive_s = (uint32_t)value; break;
   default: return RILLE_ERR_INVALID;
@@ -284,21 +303,25 @@ int rille_service_set(rille_service *service, int setting, double value) {
 int rille_conn_set(rille_conn *c, int setting, double value) {
   if (!(value >= 0)) return RILLE_ERR_INVALID;
   if (timeout_of(&(rille_timeouts){0}, setting)) {
-    if (!(c->flags & RILLE_CONN_OWN_TIMEOUTS)) {
+    if (c->timeouts == &c->service->timeouts) {
       rille_timeouts *own = malloc(sizeof *own);
       if (!own) return RILLE_ERR_NO_MEMORY;
       *own = *c->timeouts;
       c->timeouts = own;
-      c->flags |= RILLE_CONN_OWN_TIMEOUTS;
     }
     *timeout_of((rille_timeouts *)(uintptr_t)c->timeouts, setting) = span_of(value);
+    if (setting == RILLE_SET_WRITE)
+      (void)rille_conn_set_option(c, RILLE_OPTION_USER_TIMEOUT, rille_user_timeout(span_of(value)));
     rille_conn_arm(c);
     return RILLE_OK;
   }
-  if (setting == RILLE_SET_HIGH_WATER) {
-    if (value > (double)UINT32_MAX) return RILLE_ERR_INVALID;
-    c->high_water = (uint32_t)value;
-    return RILLE_OK;
+  if (value > (double)UINT32_MAX) return RILLE_ERR_INVALID;
+  switch (setting) {
+  case RILLE_SET_HIGH_WATER: c->high_water = (uint32_t)value; return RILLE_OK;
+  case RILLE_SET_LOW_WATER: c->low_water = (uint32_t)value; return RILLE_OK;
+  case RILLE_SET_READ_RATE:
+  case RILLE_SET_WRITE_RATE: return c->fd < 0 ? RILLE_ERR_CLOSED : rille_shaper_set(c, setting, value);
+  default: break;
   }
   if (setting != RILLE_SET_NODELAY) return RILLE_ERR_INVALID;
   if (c->fd < 0) return RILLE_ERR_CLOSED;

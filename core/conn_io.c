@@ -7,6 +7,7 @@
 #include "http.h"
 #include "log.h"
 #include "loop.h"
+#include "shaper.h"
 #include "topic.h"
 
 #include <errno.h>
@@ -120,7 +121,7 @@ bool rille_conn_over_budget(rille_conn *c) {
 
 /* ---- reading --------------------------------------------------------------------------------------------------- */
 
-static void adapt_read_size(rille_conn *c, size_t got, size_t room) {
+static inline __attribute__((always_inline)) void adapt_read_size(rille_conn *c, size_t got, size_t room) {
   if (got == room && room >= c->read_size) {
     if (c->read_size < READ_SIZE_MAX) c->read_size *= 2;
     c->sparse = 0;
@@ -153,8 +154,9 @@ static void end_of_input(rille_conn *c, int err) {
 
 static void trace(const rille_conn *c, const char *way, const struct iovec *areas, int count, size_t size);
 
-/* One read into room at the end of the input. True when there may be more to read this turn: the end, that is. */
-static bool receive_once(rille_conn *c, bool end_is_near) {
+/* One read of at most so many bytes into room at the end of the input. True when there may be more to read this turn: the end, that
+ * is. Inline, so that a `most` that is none costs nothing. */
+static inline __attribute__((always_inline)) bool receive_once(rille_conn *c, bool end_is_near, size_t most) {
   if (!c->in) {
     c->in = rille_loop_buffer_take(c->loop);
     if (!c->in) {
@@ -171,6 +173,7 @@ static bool receive_once(rille_conn *c, bool end_is_near) {
     rille_conn_mark_dirty(c);
     return false;
   }
+  if (most < limit - used) limit = used + most;
   size_t size = c->read_size;
   /* what it waits for, in one piece */
   if (c->flags & RILLE_CONN_READER && c->want > length + size) size = c->want - length;
@@ -214,20 +217,39 @@ static bool receive_once(rille_conn *c, bool end_is_near) {
   return end_is_near && (size_t)got < room;
 }
 
-static void receive(rille_conn *c, bool end_is_near) {
-  if (c->flags & RILLE_CONN_LINGERING) {
-    discard(c);
-    rille_conn_settle(c);
-    return;
-  }
-  size_t before = rille_conn_input_len(c);
-  while (receive_once(c, end_is_near)) {
-  }
+static inline __attribute__((always_inline)) void hand_on(rille_conn *c, size_t before) {
   if (rille_conn_input_len(c) > before || c->flags & RILLE_CONN_READER) rille_conn_input_changed(c);
   if (c->in && !(c->flags & (RILLE_CONN_BUSY | RILLE_CONN_READER)) &&
       rille_conn_input_len(c) + rille_conn_input_held(c) == 0) {
     rille_conn_give_input(c); /* nothing came into it */
   }
+}
+
+/* What its rate allows. */
+static __attribute__((noinline)) void receive_shaped(rille_conn *c) {
+  size_t room = rille_shaper_room(c), before = rille_conn_input_len(c);
+  if (room == 0) return;
+  receive_once(c, false, room);
+  rille_shaper_took(c, rille_conn_input_len(c) - before);
+  hand_on(c, before);
+}
+
+static void receive(rille_conn *c, bool end_is_near, bool is_hung) {
+  if (c->flags & (RILLE_CONN_LINGERING | RILLE_CONN_SHAPED)) {
+    if (c->flags & RILLE_CONN_LINGERING) {
+      discard(c);
+      rille_conn_settle(c);
+      return;
+    }
+    if (!is_hung) { /* else the rest is here already, and epoll would not be quiet about it */
+      receive_shaped(c);
+      return;
+    }
+  }
+  size_t before = rille_conn_input_len(c);
+  while (receive_once(c, end_is_near, SIZE_MAX)) {
+  }
+  hand_on(c, before);
 }
 
 /* ---- writing --------------------------------------------------------------------------------------------------- */
@@ -263,39 +285,51 @@ static void note_blocked(rille_conn *c) {
   rille_conn_arm(c);
 }
 
+static inline __attribute__((always_inline)) ssize_t send_once(rille_conn *c, struct iovec *areas, int count,
+                                                               size_t size) {
+  ssize_t sent;
+  do sent = send_areas(c, areas, count);
+  while (sent < 0 && errno == EINTR);
+  if (sent < 0) {
+    if (errno != EAGAIN) {
+      int err = rille_err_from_errno(errno);
+      break_output(c);
+      return err;
+    }
+    sent = 0;
+  }
+  if (c->flags & RILLE_CONN_TRACE && sent > 0) trace(c, "sent", areas, count, (size_t)sent);
+  rille_linkbuffer_drop(c->out, (size_t)sent);
+  c->loop->bytes_out += (double)sent;
+  c->written_ms = c->loop->now_ms;
+  if ((size_t)sent < size) note_blocked(c);
+  return sent;
+}
+
+ssize_t rille_conn_send_once(rille_conn *c, struct iovec *areas, int count, size_t size) {
+  return send_once(c, areas, count, size);
+}
+
 /* Send what is written until the kernel takes no more. 0, or the error that broke the output. */
 int rille_conn_send(rille_conn *c) {
   if (c->fd < 0 || !c->out) return RILLE_OK;
   rille_linkbuffer_flush(c->out);
   struct iovec areas[AREAS_MAX];
-  for (int i = 0; i < SENDS_A_TURN && !(c->flags & RILLE_CONN_BLOCKED);) {
+  for (int i = 0; i < SENDS_A_TURN && !(c->flags & (RILLE_CONN_BLOCKED | RILLE_CONN_SHAPED)); i++) {
     int count = rille_linkbuffer_areas(c->out, areas, AREAS_MAX);
     if (count == 0) break;
     size_t size = 0;
     for (int k = 0; k < count; k++) size += areas[k].iov_len;
-    ssize_t sent = send_areas(c, areas, count);
-    if (sent < 0) {
-      if (errno == EINTR) continue;
-      if (errno != EAGAIN) {
-        int err = rille_err_from_errno(errno);
-        break_output(c);
-        return err;
-      }
-      sent = 0;
-    }
-    if (c->flags & RILLE_CONN_TRACE && sent > 0) trace(c, "sent", areas, count, (size_t)sent);
-    rille_linkbuffer_drop(c->out, (size_t)sent);
-    c->loop->bytes_out += (double)sent;
-    c->written_ms = c->loop->now_ms;
-    if ((size_t)sent < size) {
-      note_blocked(c);
-    } else if (count < AREAS_MAX) {
-      break; /* that was all */
-    }
-    i++;
+    ssize_t sent = send_once(c, areas, count, size);
+    if (sent < 0) return (int)sent;
+    if ((size_t)sent == size && count < AREAS_MAX) break; /* that was all */
   }
-  if (rille_conn_output_len(c) == 0) rille_conn_give_output(c);
-  else if (!(c->flags & RILLE_CONN_BLOCKED)) rille_conn_mark_dirty(c); /* its share of this turn is sent */
+  if (rille_conn_output_len(c) == 0) {
+    rille_conn_give_output(c);
+  } else if (!(c->flags & RILLE_CONN_BLOCKED)) {
+    if (c->flags & RILLE_CONN_SHAPED) return rille_shaper_send(c);
+    rille_conn_mark_dirty(c); /* its share of this turn is sent */
+  }
   rille_conn_wake_writers(c);
   return RILLE_OK;
 }
@@ -324,7 +358,8 @@ static ssize_t send_shared(rille_conn *c, const uint8_t *base, uint32_t size) {
 int rille_conn_share(rille_conn *c, rille_block *block, const uint8_t *base, uint32_t size) {
   static rille_cell always = {.epoch = 1}; /* the block is held by whoever calls this */
   bool is_first = c->shared_turn != (uint32_t)c->loop->turn;
-  bool is_direct = is_first && rille_conn_output_len(c) == 0 && rille_conn_takes_output(c);
+  bool is_direct =
+      is_first && rille_conn_output_len(c) == 0 && rille_conn_takes_output(c) && !(c->flags & RILLE_CONN_SHAPED);
   ssize_t sent = 0;
   if (is_direct) {
     c->shared_turn = (uint32_t)c->loop->turn;
@@ -356,7 +391,7 @@ void rille_conn_ready(rille_conn *c, uint32_t events) {
   }
   bool is_hung = events & (EPOLLHUP | EPOLLERR);
   if (!(c->flags & RILLE_CONN_EOF)) {
-    if (events & (EPOLLIN | EPOLLRDHUP) || is_hung) receive(c, is_hung || events & EPOLLRDHUP);
+    if (events & (EPOLLIN | EPOLLRDHUP) || is_hung) receive(c, is_hung || events & EPOLLRDHUP, is_hung);
     if (is_hung && c->flags & RILLE_CONN_FULL && !(c->flags & RILLE_CONN_LINGERING) && c->fd >= 0) {
       /* It cannot be read now and epoll would report it for ever; tidying registers it again once there is room. */
       rille_poller_remove(&c->loop->poller, c->fd);
@@ -379,8 +414,10 @@ static void apply_interest(rille_conn *c) {
   if (c->flags & RILLE_CONN_FULL && rille_conn_input_len(c) + rille_conn_input_held(c) < rille_conn_input_limit(c)) {
     c->flags &= ~(uint32_t)RILLE_CONN_FULL;
   }
-  bool reads = !(c->flags & RILLE_CONN_EOF) &&
-               (c->flags & RILLE_CONN_LINGERING || !(c->flags & (RILLE_CONN_FULL | RILLE_CONN_PAUSED)));
+  enum { HELD = RILLE_CONN_FULL | RILLE_CONN_PAUSED };
+  bool reads =
+      !(c->flags & RILLE_CONN_EOF) && (c->flags & RILLE_CONN_LINGERING || !(c->flags & (HELD | RILLE_CONN_SHAPED)) ||
+                                       (!(c->flags & HELD) && !rille_shaper_holds_input(c)));
   uint8_t interest = (uint8_t)((reads ? EPOLLIN : 0) | (c->flags & RILLE_CONN_BLOCKED ? EPOLLOUT : 0));
   /* One that was taken out, see rille_conn_ready, goes back in even when paused: with no interest at all the end is still told. */
   if (interest == c->interest && c->flags & (RILLE_CONN_REGISTERED | RILLE_CONN_EOF | RILLE_CONN_FULL)) return;

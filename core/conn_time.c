@@ -5,8 +5,19 @@
 
 #include "http.h"
 #include "loop.h"
+#include "shaper.h"
 
-enum due { DUE_NOTHING, DUE_HTTP, DUE_LINGER, DUE_LIFETIME, DUE_WRITE, DUE_READ, DUE_IDLE_READ, DUE_IDLE_WRITE };
+enum due {
+  DUE_NOTHING,
+  DUE_HTTP,
+  DUE_LINGER,
+  DUE_LIFETIME,
+  DUE_WRITE,
+  DUE_READ,
+  DUE_IDLE_READ,
+  DUE_IDLE_WRITE,
+  DUE_SHAPER
+};
 
 static void earliest(int32_t *left, enum due *due, uint32_t since, uint32_t span, uint32_t now, enum due what) {
   int32_t rest = (int32_t)(since + span - now);
@@ -20,6 +31,7 @@ static void earliest(int32_t *left, enum due *due, uint32_t since, uint32_t span
 static void closing_due(const rille_conn *c, int32_t *left, enum due *due) {
   const rille_timeouts *t = c->timeouts;
   bool drains = rille_conn_output_len(c) > 0 && !(c->flags & RILLE_CONN_LINGERING);
+  if (drains && c->flags & RILLE_CONN_SHAPED && rille_shaper_holds_output(c)) return; /* it is not the peer's time */
   bool has_progress = drains && (int32_t)(c->written_ms - c->closing_ms) > 0;
   uint32_t since = has_progress ? c->written_ms : c->closing_ms;
   uint32_t span = drains && c->is_http && t->write_ms > t->linger_ms ? t->write_ms : t->linger_ms;
@@ -32,7 +44,12 @@ static enum due next_due(const rille_conn *c, int32_t *left) {
   uint32_t now = c->loop->now_ms;
   enum due due = DUE_NOTHING;
   *left = 0;
-  if (c->flags & RILLE_CONN_READER && !(c->flags & RILLE_CONN_WOKEN) && t->read_ms) {
+  bool is_shaped = c->flags & RILLE_CONN_SHAPED && c->fd >= 0;
+  bool holds_input = is_shaped && rille_shaper_holds_input(c);
+  bool holds_output = is_shaped && rille_shaper_holds_output(c);
+  if (holds_input) earliest(left, &due, c->shaper->in.until_ms, 0, now, DUE_SHAPER);
+  if (holds_output) earliest(left, &due, c->shaper->out.until_ms, 0, now, DUE_SHAPER);
+  if (c->flags & RILLE_CONN_READER && !(c->flags & RILLE_CONN_WOKEN) && t->read_ms && !holds_input) {
     earliest(left, &due, c->parked_ms, t->read_ms, now, DUE_READ);
   }
   if (c->fd < 0) return due;
@@ -40,13 +57,13 @@ static enum due next_due(const rille_conn *c, int32_t *left) {
     closing_due(c, left, &due);
     return due;
   }
-  if (c->http && c->is_http) {
+  if (c->http && c->is_http && !holds_input) {
     uint32_t since, span = rille_http_patience(c, &since);
     if (span > 0) earliest(left, &due, since, span, now, DUE_HTTP);
   }
   if (t->lifetime_ms) earliest(left, &due, c->opened_ms, t->lifetime_ms, now, DUE_LIFETIME);
   if (t->write_ms && c->flags & RILLE_CONN_BLOCKED) earliest(left, &due, c->written_ms, t->write_ms, now, DUE_WRITE);
-  if (t->idle_ms && !(c->flags & RILLE_CONN_IDLE_TOLD)) {
+  if (t->idle_ms && !(c->flags & RILLE_CONN_IDLE_TOLD) && !holds_input && !holds_output) {
     bool read_later = (int32_t)(c->read_ms - c->written_ms) >= 0;
     if (c->service->hooks & RILLE_HOOK_IDLE) {
       if (read_later) earliest(left, &due, c->written_ms, t->idle_ms, now, DUE_IDLE_WRITE);
@@ -72,6 +89,7 @@ static void expire(rille_conn *c, enum due due) {
   bool has_hook = c->service->hooks & RILLE_HOOK_IDLE && c->flags & RILLE_CONN_SERVED;
   switch (due) {
   case DUE_HTTP: rille_http_expire(c); return;
+  case DUE_SHAPER: rille_shaper_fire(c); return;
   case DUE_READ:
     c->flags |= RILLE_CONN_READ_LATE | RILLE_CONN_WOKEN;
     rille_state_emit(c->state, RILLE_EVENT_READ, c->slot, 0);

@@ -5,6 +5,7 @@
 
 #include "conn.h"
 #include "given.h"
+#include "shaper.h"
 #include "socket.h"
 #include "team.h"
 #include "udp.h"
@@ -32,6 +33,10 @@ static void set_inherited(const rille_listener *l) {
   if (l->options.send_buffer) rille_socket_set(l->fd, SOL_SOCKET, SO_SNDBUF, l->options.send_buffer);
   if (l->address.family == AF_UNIX) return;
   if (service->nodelay) rille_socket_set(l->fd, IPPROTO_TCP, TCP_NODELAY, 1);
+  /* what the kernel holds is the peer's to take in the same time as what waits here */
+  if (service->timeouts.write_ms) {
+    rille_socket_set(l->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, (int)rille_user_timeout(service->timeouts.write_ms));
+  }
   if (service->keepalive_s) {
     rille_socket_set(l->fd, SOL_SOCKET, SO_KEEPALIVE, 1);
     rille_socket_set(l->fd, IPPROTO_TCP, TCP_KEEPIDLE, (int)service->keepalive_s);

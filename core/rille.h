@@ -184,6 +184,7 @@ enum rille_event_kind {
   RILLE_EVENT_WRITE,      /* the parked writers may try again */
   RILLE_EVENT_IDLE,       /* arg: 1 nothing was received, 2 nothing was sent */
   RILLE_EVENT_DISCONNECT, /* the peer ended its side */
+  RILLE_EVENT_MOVE,       /* a connection of another loop came over: rille_conn_take_moved */
   RILLE_EVENT_CLOSE,      /* the end; arg: enum rille_err or 0. The state answers with rille_conn_free */
   RILLE_EVENT_WATCH,      /* arg: 1 readable, 2 writable, 3 both, 0 the time was up */
   RILLE_EVENT_STOP,       /* shutdown has begun */
@@ -289,7 +290,8 @@ enum rille_hook {
   RILLE_HOOK_REQUEST = 4,
   RILLE_HOOK_IDLE = 8,
   RILLE_HOOK_DISCONNECT = 16,
-  RILLE_HOOK_CLOSE = 32
+  RILLE_HOOK_CLOSE = 32,
+  RILLE_HOOK_MOVE = 64
 };
 
 /* Settings of a service (the start values of its connections) and of a connection. Times in ms, 0: none. */
@@ -299,8 +301,11 @@ enum rille_setting {
   RILLE_SET_IDLE,
   RILLE_SET_LIFETIME,
   RILLE_SET_LINGER,
-  RILLE_SET_MAX_INPUT,   /* bytes; service only */
-  RILLE_SET_HIGH_WATER,  /* bytes */
+  RILLE_SET_MAX_INPUT,  /* bytes; service only */
+  RILLE_SET_HIGH_WATER, /* bytes */
+  RILLE_SET_LOW_WATER,  /* bytes; UINT32_MAX: half of the high-water mark */
+  RILLE_SET_READ_RATE,  /* bytes a second, 0: no limit */
+  RILLE_SET_WRITE_RATE,
   RILLE_SET_NODELAY,     /* 0 or 1 */
   RILLE_SET_KEEPALIVE,   /* seconds idle before the first probe, 0: off */
   RILLE_SET_HTTP,        /* 1: connections speak HTTP/1. This and the rest: service only */
@@ -382,7 +387,7 @@ void rille_conn_abandon(rille_loop *loop, double id);
 
 /* on_prepare said yes: read from now on */
 void rille_conn_admit(rille_conn *c);
-/* on_prepare said no */
+/* on_prepare said no, closed it or raised: nothing is called for it any more but on_close */
 void rille_conn_refuse(rille_conn *c);
 /* on_connect returned: on_request may start */
 void rille_conn_opened(rille_conn *c);
@@ -425,7 +430,7 @@ int rille_conn_write_buffer(rille_conn *c, rille_linkbuffer *from);
 int rille_conn_throttle(rille_conn *c);
 /* send now; 0 all handed to the kernel, RILLE_PARK: park until the WRITE event, or an error */
 int rille_conn_flush(rille_conn *c);
-/* a task parks until the output is at most level bytes (below 0: half the high-water mark): 0 it is, RILLE_PARK, or an error */
+/* a task parks until the output is at most level bytes (below 0: the low-water mark): 0 it is, RILLE_PARK, or an error */
 int rille_conn_wait_output(rille_conn *c, double level);
 
 void rille_conn_close(rille_conn *c);
@@ -513,6 +518,7 @@ int rille_log_take(char *to, double max);
 void rille_log_count(rille_log_counts *out);
 
 #include "rille_accept.h"
+#include "rille_conn.h"
 #include "rille_dict.h"
 #include "rille_http.h"
 #include "rille_pool.h"

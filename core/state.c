@@ -346,6 +346,7 @@ void rille_state_close(rille_state *state) {
   state->lua = NULL;
   rille_post_forget(state);
   rille_job_forget(state);
+  rille_conn_forget_moved(state);
   forget_events(state);
 }
 
@@ -374,6 +375,7 @@ rille_service *rille_service_new(rille_state *state, uint32_t id, uint32_t hooks
   service->hooks = hooks;
   service->max_input = MAX_INPUT_FIRST;
   service->high_water = HIGH_WATER_FIRST;
+  service->low_water = UINT32_MAX;
   service->nodelay = true;
   service->next = state->services;
   state->services = service;

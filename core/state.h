@@ -62,6 +62,9 @@ struct rille_state {
   struct rille_post *first_post, *last_post; /* owned; calls from other loops that Lua has not taken */
   struct rille_post *taken_post;             /* owned; the one it looks at */
 
+  struct rille_move *first_move, *last_move; /* owned; connections of other loops that Lua has not taken over */
+  struct rille_move *taken_move;             /* owned; the one it looks at */
+
   struct rille_job *first_job, *last_job; /* references; jobs of worker pools that Lua has not taken */
 
   rille_service *services;
@@ -97,6 +100,8 @@ bool rille_state_is_worn_out(rille_state *state);
 rille_state *rille_state_renew(rille_state *old, bool *is_built, char *message, size_t message_size);
 /* post.c: free what Lua will not take any more */
 void rille_post_forget(rille_state *state);
+/* conn_move.c: the same */
+void rille_conn_forget_moved(rille_state *state);
 
 /* The Lua state of a worker: no loop, one function that is called for each job. Used by one thread, which may be another than the
  * one that opened it. */

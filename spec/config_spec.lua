@@ -66,11 +66,12 @@ describe("the configuration", function()
           listen = { "tcp://127.0.0.1:7000" }, script = "gateway", options = {}, timeouts = timeouts,
           limits = {
             memory = 2 ^ 30,
+            read_rate = 0, write_rate = 0,
             max_input = 2 ^ 20, high_water = 2 ^ 20, max_connections = 0, head = 16384, target = 8192, headers = 100,
             max_connections_per_address = 0, shed_after = 5,
             body = 2 ^ 20, body_rate = 1024, requests = 0, max_datagram = 65536, max_handlers = 4096, send_queue = 1024,
           },
-          protocol = "stream", balance = "round_robin",
+          protocol = "stream", balance = "round_robin", concurrency = 1, ordered = true,
           nodelay = true, keepalive = 0, backlog = 0, ipv6_only = false, receive_buffer = 0, send_buffer = 0,
           broadcast = false,
         } },
@@ -460,6 +461,10 @@ return { servers = { server } }]]))
       assert.equal('rille.listen: codec: excludes protocol = "http"; keep one of them', message)
       assert.equal("conf/rille.lua:2: servers[1].codec: excludes http://:0, which speaks HTTP; keep one of them",
         problem_in_server 'codec = "lines", listen = "http://:0"')
+      assert.equal("conf/rille.lua:2: servers[1].concurrency: got 4; it needs a codec, which makes frames",
+        problem_in_server "concurrency = 4")
+      assert.equal("conf/rille.lua:2: servers[1].limits.low_water: got 200; expected at most high_water, 100",
+        problem_in_server "limits = { high_water = 100, low_water = 200 }")
     end)
 
     it("is refused with the key that is wrong", function()

@@ -5,6 +5,7 @@ local ffi = require "ffi"
 
 local C = require "rille.core"
 local balance = require "rille.balance"
+local concurrency = require "rille.concurrency"
 local conn = require "rille.conn"
 local coroutines = require "rille.coroutine"
 local dispatch = require "rille.dispatch"
@@ -48,6 +49,7 @@ function boot.detach()
   pool.reset()
   task.reset()
   timer.reset()
+  concurrency.reset()
   conn.reset()
   udp.reset()
   udp_session.reset()

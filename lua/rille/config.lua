@@ -76,12 +76,19 @@ end
 
 -- What no single key of a server can tell: the path below the server of what is wrong, problem.
 local function check_server(server, loops, processes)
-  local memory = server.limits.memory
+  local limits = server.limits
+  local memory = limits.memory
   if memory > 0 and memory < MEMORY_MIN then
     return { "limits", "memory" }, ("got %s; expected 0 or a size from 4m to 1024g"):format(check.shown(memory))
   end
+  if limits.low_water and limits.low_water > limits.high_water then
+    return { "limits", "low_water" }, ("got %d; expected at most high_water, %d"):format(limits.low_water, limits.high_water)
+  end
   local path, problem = check_datagrams(server, loops, processes)
   if path then return path, problem end
+  if server.concurrency > 1 and not server.codec then
+    return { "concurrency" }, ("got %d; it needs a codec, which makes frames"):format(server.concurrency)
+  end
   if not server.codec then return end
   if server.protocol == "http" then return { "codec" }, 'excludes protocol = "http"; keep one of them' end
   for _, url in ipairs(server.listen or {}) do

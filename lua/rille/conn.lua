@@ -1,10 +1,13 @@
 -- conn: a connection as scripts see it. One table for each connection that a script has seen and still holds; the C side
 -- owns everything else. docs/script.md describes every method.
--- Reading and writing are in conn_read.lua and conn_write.lua.
+-- Reading and writing are in conn_read.lua and conn_write.lua, what a socket can be told in conn_option.lua, the way to another loop in
+-- conn_move.lua.
 
 local C = require "rille.core"
 local ffi = require "ffi"
 
+local conn_move = require "rille.conn_move"
+local conn_option = require "rille.conn_option"
 local conn_read = require "rille.conn_read"
 local conn_write = require "rille.conn_write"
 local errors = require "rille.errors"
@@ -16,7 +19,7 @@ local gone, result = conn_read.gone, conn_write.result
 local text = errors.text
 
 local Conn = {}
-for _, part in ipairs { conn_read, conn_write } do
+for _, part in ipairs { conn_read, conn_write, conn_option, conn_move } do
   for name, method in pairs(part.methods) do Conn[name] = method end
 end
 
@@ -25,6 +28,9 @@ local name_box = ffi.new("char[?]", 512)
 local objects = setmetatable({}, { __mode = "v" }) -- by slot; a table lives while a script holds it
 -- By slot; those with something a script put there. Only written: that is what keeps them alive.
 local pinned = {} -- luacheck: ignore 241
+
+local LOW_WATER_HALF = 2 ^ 32 - 1
+local CONCURRENCY_MAX = 1024
 
 local M = { Conn = Conn }
 
@@ -42,16 +48,30 @@ local function set_high_water(self, bytes)
   if self._p then C.rille_conn_set(self._p, C.RILLE_SET_HIGH_WATER, bytes) end
 end
 
+-- nil: half of high_water
+local function set_low_water(self, bytes)
+  if bytes == nil then bytes = LOW_WATER_HALF end
+  if type(bytes) ~= "number" or not (bytes >= 0) then
+    misuse("conn.low_water takes bytes, 0 or more, or nil, not %s", tostring(bytes))
+  end
+  if self._p then C.rille_conn_set(self._p, C.RILLE_SET_LOW_WATER, bytes) end
+end
+
 local metatable = {
   __index = Conn,
   -- Whatever a script keeps in a connection (ctx, most of all) makes the table live as long as the connection does.
   __newindex = function(self, key, value)
     if key == "high_water" then return set_high_water(self, value) end
+    if key == "low_water" then return set_low_water(self, value) end
     pin(self)
     rawset(self, key, value)
   end,
   __tostring = function(self) return ("conn %d %s"):format(self.id, self:peer() or "?") end,
 }
+
+-- Of connections whose frames are handled by several tasks, in order; concurrency.lua fills in `__index`.
+M.ordered = { __newindex = metatable.__newindex, __tostring = metatable.__tostring }
+M.concurrent = nil -- set by concurrency.lua, too
 
 local function wrap(p, service)
   local slot = C.rille_conn_slot(p)
@@ -59,7 +79,7 @@ local function wrap(p, service)
     _p = p, _slot = slot, id = C.rille_conn_id(p),
     _serve = service.serve, _on_request = service.on_request or false,
     _serial = 0, _upgraded = false, -- of requests over HTTP, see http/serve.lua
-  }, metatable)
+  }, service.metatable or metatable)
   C.rille_conn_know(p)
   objects[slot] = self
   return self
@@ -154,8 +174,9 @@ end
 
 -- ---- the rest --------------------------------------------------------------------------------------------------
 
--- fn: a function, or a key of the script's table. codec: { decode = function(conn) -> frame or nil[, err] }.
-function Conn:on_request(fn, codec)
+-- fn: a function, or a key of the script's table. codec: { decode = function(conn) -> frame or nil[, err] }. options, of frames:
+-- concurrency, ordered.
+function Conn:on_request(fn, codec, options)
   if type(fn) == "string" then
     local key = fn
     fn = type(state.script) == "table" and state.script[key]
@@ -166,7 +187,11 @@ function Conn:on_request(fn, codec)
   local p = self._p
   if not p then return gone(self) end
   if codec and C.rille_conn_is_http(p) == 1 then misuse("on_request: a codec cuts bytes, and this connection speaks HTTP") end
-  if codec then fn = M.framed(fn, codec) end
+  if codec then
+    local is_ordered
+    fn, is_ordered = M.framed(fn, codec, options or {})
+    if is_ordered then setmetatable(self, M.ordered) end
+  end
   self._on_request = fn
   pin(self)
   C.rille_conn_serve(p, 1)
@@ -174,10 +199,19 @@ function Conn:on_request(fn, codec)
 end
 
 -- A handler of whole frames from a codec written in Lua: decode(conn) returns a frame, nil when it needs more bytes (it must
--- not have consumed any then), or nil and an error, which closes the connection.
-function M.framed(fn, codec)
+-- not have consumed any then), or nil and an error, which closes the connection. With options.concurrency above 1 frames are handled
+-- by so many tasks; a second result is true when what these write has to be put in order: the connection needs M.ordered.
+function M.framed(fn, codec, options)
   local decode = type(codec) == "table" and codec.decode
   if type(decode) ~= "function" then misuse("a codec is a table with a function 'decode' (got %s)", type(codec)) end
+  local limit = options.concurrency or 1
+  if type(limit) ~= "number" or limit % 1 ~= 0 or limit < 1 or limit > CONCURRENCY_MAX then
+    misuse("concurrency: a whole number from 1 to %d expected, got %s", CONCURRENCY_MAX, tostring(limit))
+  end
+  if limit > 1 then
+    local is_ordered = options.ordered ~= false
+    return M.concurrent(fn, decode, limit, is_ordered), is_ordered
+  end
   return function(conn)
     local frame, err = decode(conn)
     if frame ~= nil then return fn(conn, frame) end

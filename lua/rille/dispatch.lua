@@ -4,6 +4,7 @@
 local C = require "rille.core"
 local balance = require "rille.balance"
 local conn = require "rille.conn"
+local take_moved = require("rille.conn_move").take
 local conn_read = require "rille.conn_read"
 local conn_write = require "rille.conn_write"
 local errors = require "rille.errors"
@@ -30,6 +31,7 @@ local EVENT_DISCONNECT, EVENT_CLOSE = C.RILLE_EVENT_DISCONNECT, C.RILLE_EVENT_CL
 local EVENT_POST, EVENT_ACCEPT, EVENT_JOB = C.RILLE_EVENT_POST, C.RILLE_EVENT_ACCEPT, C.RILLE_EVENT_JOB
 local EVENT_BALANCE = C.RILLE_EVENT_BALANCE
 local EVENT_DATAGRAM, EVENT_SESSION, EVENT_UDP = C.RILLE_EVENT_DATAGRAM, C.RILLE_EVENT_SESSION, C.RILLE_EVENT_UDP
+local EVENT_MOVE = C.RILLE_EVENT_MOVE
 local EVENT_START, EVENT_STOP, EVENT_END = C.RILLE_EVENT_START, C.RILLE_EVENT_STOP, C.RILLE_EVENT_END
 
 local dispatch = {
@@ -63,7 +65,9 @@ local function open(self)
   local service, p = service_of(self), self._p
   C.rille_conn_enter(p)
   if service.on_prepare then
-    if service.on_prepare(self) == false then return C.rille_conn_refuse(p) end
+    rawset(self, "_preparing", true)
+    if service.on_prepare(self) == false or C.rille_conn_is_active(p) == 0 then return C.rille_conn_refuse(p) end
+    rawset(self, "_preparing", nil)
     C.rille_conn_admit(p)
   end
   if service.on_connect then service.on_connect(self) end
@@ -71,9 +75,31 @@ local function open(self)
 end
 
 script.on_error(open, "on_connect", function(self)
+  local p = self._p
+  C.rille_conn_raise(p)
+  if rawget(self, "_preparing") then C.rille_conn_refuse(p) else C.rille_conn_opened(p) end
+end)
+
+-- A connection that came from another loop; on_request follows.
+local function arrive(self, old_id)
+  local hook = service_of(self).on_move
+  C.rille_conn_enter(self._p)
+  if hook then hook(self, old_id) end
+  C.rille_conn_opened(self._p)
+end
+
+script.on_error(arrive, "on_move", function(self)
   C.rille_conn_raise(self._p)
   C.rille_conn_opened(self._p)
 end)
+
+local function receive_moved(slot)
+  local ctx, old_id = take_moved()
+  local self = conn_at(slot)
+  if not self then return end
+  if ctx ~= nil then self.ctx = ctx end
+  return call(arrive, self, old_id)
+end
 
 local function disconnect(self)
   local hook = service_of(self).on_disconnect
@@ -147,6 +173,8 @@ local function rare_event(kind, slot, arg)
     return call(balance.decide, slot)
   elseif kind == EVENT_UDP then
     return udp.event(slot)
+  elseif kind == EVENT_MOVE then
+    return receive_moved(slot)
   end
   local self = conn_at(slot)
   if not self then return end

@@ -37,7 +37,8 @@ local HTTP_LIMITS = {
 }
 local HTTP_TIMEOUTS = { header = C.RILLE_SET_HEADER_TIME, body = C.RILLE_SET_BODY_TIME }
 local SETTINGS = {
-  max_input = C.RILLE_SET_MAX_INPUT, high_water = C.RILLE_SET_HIGH_WATER, nodelay = C.RILLE_SET_NODELAY,
+  max_input = C.RILLE_SET_MAX_INPUT, high_water = C.RILLE_SET_HIGH_WATER, low_water = C.RILLE_SET_LOW_WATER,
+  read_rate = C.RILLE_SET_READ_RATE, write_rate = C.RILLE_SET_WRITE_RATE, nodelay = C.RILLE_SET_NODELAY,
   keepalive = C.RILLE_SET_KEEPALIVE,
 }
 local TIMEOUTS = {
@@ -77,11 +78,16 @@ function M.service(hooks, settings, protocol)
   end
   if protocol == "http" then set_http(service, hooks, settings) end
   local on_request = hooks.on_request
-  if settings.codec then on_request = require("rille.conn").framed(on_request, settings.codec) end
+  local conn, metatable = require "rille.conn", nil
+  if settings.codec then
+    local is_ordered
+    on_request, is_ordered = conn.framed(on_request, settings.codec, settings)
+    metatable = is_ordered and conn.ordered
+  end
   state.services[id] = {
     on_request = on_request, on_prepare = hooks.on_prepare, on_connect = hooks.on_connect, on_idle = hooks.on_idle,
     on_disconnect = hooks.on_disconnect, on_close = hooks.on_close, on_tunnel = hooks.on_tunnel,
-    on_balance = hooks.on_balance,
+    on_balance = hooks.on_balance, on_move = hooks.on_move, metatable = metatable,
     on_datagram = protocol == "datagram" and on_request or nil,
     serve = protocol == "http" and require "rille.http.serve" or require("rille.dispatch").serve,
   }

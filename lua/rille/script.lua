@@ -16,6 +16,7 @@ local HOOKS = {
   on_idle = C.RILLE_HOOK_IDLE,
   on_disconnect = C.RILLE_HOOK_DISCONNECT,
   on_close = C.RILLE_HOOK_CLOSE,
+  on_move = C.RILLE_HOOK_MOVE,
 }
 -- Every other key that is a function is one for listen() or conn:on_request() by name; these have a meaning of their own.
 local OTHER = {
