@@ -68,7 +68,7 @@ $(BUILD)/core/%.o: core/%.c $(BUILD)/flags
 	$(Q)$(CC) $(C_FLAGS) $(LTO) -include core/export.h -MMD -MP -c $< -o $@
 
 # The text of rille.h as Lua sees it, a C string in the library: no declaration is written twice.
-$(BUILD)/cdef.c: core/rille.h core/rille_dict.h core/rille_http.h core/rille_pool.h core/rille_post.h core/rille_topic.h Makefile
+$(BUILD)/cdef.c: core/rille.h core/rille_dict.h core/rille_http.h core/rille_pool.h core/rille_post.h core/rille_stream.h core/rille_topic.h Makefile
 	@mkdir -p $(@D)
 	@$(CC) -E -P -DRILLE_CDEF $< -o $(BUILD)/cdef.txt
 	@{ echo '#include "rille.h"'; echo 'const char *rille_cdef(void) { return'; \
@@ -127,7 +127,8 @@ asan: test-deps
 
 # C tests that start threads
 # specs whose servers run several loops; only the server is run under the sanitizer
-RACING_SPECS = spec/loops_spec.lua spec/topic_spec.lua spec/pool_spec.lua spec/pool_server_spec.lua
+RACING_SPECS = spec/loops_spec.lua spec/topic_spec.lua spec/pool_spec.lua spec/pool_server_spec.lua \
+               spec/stream_spec.lua spec/offload_spec.lua
 RACES = $(sort $(wildcard spec/c/*_race_test.c) $(shell grep -l pthread_create spec/c/*_test.c 2>/dev/null))
 tsan: test-deps
 	@$(MAKE) --no-print-directory build $(TSAN)
@@ -162,7 +163,7 @@ build/fuzz/%: spec/fuzz/%_fuzz.c core/http_head.c core/http_chunk.c core/http_ta
 
 # ---- bench and lint -------------------------------------------------------------------------------------------------
 
-bench: deps build $(addprefix build/bench/,echo client http http_client fanout fanout_client table.so)
+bench: deps build $(addprefix build/bench/,echo client http http_client fanout fanout_client tail_client table.so)
 	@LUA_PATH="lua/?.lua;lua/?/init.lua;;" $(LUAJIT) bench/run.lua $(BENCH)
 
 # A server treated as badly as TCP allows: make torture [SECONDS=20] [SEED=1] (a failure names its seed).
@@ -172,7 +173,7 @@ torture: build build/bench/torture
 	@timeout $$(($(SECONDS) + 60)) build/bench/torture $(SECONDS) $(SEED)
 
 build/bench/echo build/bench/http: build/bench/%: bench/baseline/%.c bench/baseline/serve.c bench/baseline/serve.h
-build/bench/client build/bench/http_client build/bench/fanout_client: build/bench/%: bench/%.c bench/load.c bench/load.h
+build/bench/client build/bench/http_client build/bench/fanout_client build/bench/tail_client: build/bench/%: bench/%.c bench/load.c bench/load.h
 build/bench/fanout: bench/baseline/fanout.c bench/baseline/serve.h
 build/bench/torture: bench/torture.c
 build/bench/table.so: bench/baseline/table.c

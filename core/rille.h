@@ -189,6 +189,7 @@ enum rille_event_kind {
   RILLE_EVENT_STOP,       /* shutdown has begun */
   RILLE_EVENT_POST,       /* a call from another loop: rille_post_take */
   RILLE_EVENT_JOB,        /* a job of a worker pool: rille_job_take */
+  RILLE_EVENT_STREAM,     /* slot: its token; arg: enum rille_stream_side, there is room or output */
   RILLE_EVENT_END         /* the last connection is gone: cancel what is still parked */
 };
 
@@ -489,6 +490,7 @@ void rille_log_count(rille_log_counts *out);
 #include "rille_http.h"
 #include "rille_pool.h"
 #include "rille_post.h"
+#include "rille_stream.h"
 #include "rille_topic.h"
 
 #endif

@@ -9,9 +9,11 @@ local coroutines = require "rille.coroutine"
 local dispatch = require "rille.dispatch"
 local listener = require "rille.listener"
 local log = require "rille.log"
+local offload = require "rille.offload"
 local pool = require "rille.pool"
 local script = require "rille.script"
 local state = require "rille.state"
+local stream = require "rille.stream"
 local task = require "rille.task"
 local timer = require "rille.timer"
 local vm = require "rille.vm"
@@ -42,6 +44,7 @@ end
 function boot.detach()
   coroutines.restore()
   pool.reset()
+  stream.reset()
   task.reset()
   timer.reset()
   conn.reset()
@@ -144,6 +147,10 @@ function boot.main(loop_address, state_address, bytes)
   if not hooks then return nil, value end
   state.script = hooks
   local codec = plan.server.codec
+  if plan.server.offload then
+    hooks = offload.wrap(hooks, plan.server, path)
+    codec, plan.server.codec = nil, nil
+  end
   if codec then
     local ok, module = pcall(require, codec)
     if not ok or type(module) ~= "table" or type(module.decode) ~= "function" then

@@ -23,8 +23,25 @@ local function message_of(where, path, problem, line)
   return name == "" and ("%s: %s"):format(place, problem) or ("%s: %s: %s"):format(place, name, problem)
 end
 
+local function speaks_http(server)
+  if server.protocol == "http" then return true end
+  for _, url in ipairs(server.listen or {}) do
+    if scheme.split(url) == "http" then return true end
+  end
+end
+
+-- The workers load the script and the codec by themselves.
+local function check_offload(server)
+  if not server.offload then return end
+  if speaks_http(server) then return { "offload" }, "is not for HTTP; call rille.pool from the handler" end
+  if type(server.script) ~= "string" then return { "offload" }, "needs a script that is a path or a module name" end
+  if type(server.codec) == "table" then return { "offload" }, "excludes a codec that is loaded already; decode in on_request" end
+end
+
 -- What no single key of a server can tell: the path below the server of what is wrong, problem.
 local function check_server(server)
+  local path, problem = check_offload(server)
+  if path then return path, problem end
   if not server.codec then return end
   if server.protocol == "http" then return { "codec" }, 'excludes protocol = "http"; keep one of them' end
   for _, url in ipairs(server.listen or {}) do

@@ -9,6 +9,7 @@ local errors = require "rille.errors"
 local receive_job = require("rille.pool").receive
 local receive_post = require("rille.post").receive
 local script = require "rille.script"
+local stream_event = require("rille.stream").event
 local state = require "rille.state"
 local task = require "rille.task"
 local timer = require "rille.timer"
@@ -24,6 +25,7 @@ local EVENT_REQUEST, EVENT_READ, EVENT_WRITE = C.RILLE_EVENT_REQUEST, C.RILLE_EV
 local EVENT_WATCH, EVENT_OPEN, EVENT_IDLE = C.RILLE_EVENT_WATCH, C.RILLE_EVENT_OPEN, C.RILLE_EVENT_IDLE
 local EVENT_DISCONNECT, EVENT_CLOSE = C.RILLE_EVENT_DISCONNECT, C.RILLE_EVENT_CLOSE
 local EVENT_POST, EVENT_ACCEPT, EVENT_JOB = C.RILLE_EVENT_POST, C.RILLE_EVENT_ACCEPT, C.RILLE_EVENT_JOB
+local EVENT_STREAM = C.RILLE_EVENT_STREAM
 local EVENT_START, EVENT_STOP, EVENT_END = C.RILLE_EVENT_START, C.RILLE_EVENT_STOP, C.RILLE_EVENT_END
 
 local dispatch = {
@@ -137,6 +139,8 @@ local function rare_event(kind, slot, arg)
     return receive_post()
   elseif kind == EVENT_JOB then
     return receive_job()
+  elseif kind == EVENT_STREAM then
+    return stream_event(slot, arg)
   end
   local self = conn_at(slot)
   if not self then return end
