@@ -68,7 +68,7 @@ $(BUILD)/core/%.o: core/%.c $(BUILD)/flags
 	$(Q)$(CC) $(C_FLAGS) $(LTO) -include core/export.h -MMD -MP -c $< -o $@
 
 # The text of rille.h as Lua sees it, a C string in the library: no declaration is written twice.
-$(BUILD)/cdef.c: core/rille.h core/rille_accept.h core/rille_conn.h core/rille_dict.h core/rille_http.h core/rille_pool.h core/rille_post.h core/rille_prefork.h core/rille_topic.h core/rille_udp.h Makefile
+$(BUILD)/cdef.c: core/rille.h core/rille_accept.h core/rille_conn.h core/rille_dict.h core/rille_http.h core/rille_pool.h core/rille_post.h core/rille_prefork.h core/rille_stream.h core/rille_topic.h core/rille_udp.h Makefile
 	@mkdir -p $(@D)
 	@$(CC) -E -P -DRILLE_CDEF $< -o $(BUILD)/cdef.txt
 	@{ echo '#include "rille.h"'; echo 'const char *rille_cdef(void) { return'; \
@@ -129,7 +129,8 @@ asan: test-deps
 # specs whose servers run several loops; only the server is run under the sanitizer
 RACING_SPECS = spec/loops_spec.lua spec/topic_spec.lua spec/pool_spec.lua spec/pool_server_spec.lua spec/state_spec.lua \
                spec/accept_spec.lua spec/listen_spec.lua spec/prefork_spec.lua spec/systemd_spec.lua \
-               spec/udp_spec.lua spec/udp_session_spec.lua spec/conn_move_spec.lua spec/close_race_spec.lua
+               spec/udp_spec.lua spec/udp_session_spec.lua spec/conn_move_spec.lua spec/close_race_spec.lua \
+               spec/stream_spec.lua spec/offload_spec.lua
 RACES = $(sort $(wildcard spec/c/*_race_test.c) $(shell grep -l pthread_create spec/c/*_test.c 2>/dev/null))
 tsan: test-deps
 	@$(MAKE) --no-print-directory build $(TSAN)
@@ -164,7 +165,7 @@ build/fuzz/%: spec/fuzz/%_fuzz.c core/http_head.c core/http_chunk.c core/http_ta
 
 # ---- bench and lint -------------------------------------------------------------------------------------------------
 
-bench: deps build $(addprefix build/bench/,echo client http http_client fanout fanout_client connects_client udp table.so)
+bench: deps build $(addprefix build/bench/,echo client http http_client fanout fanout_client connects_client udp tail_client table.so)
 	@LUA_PATH="lua/?.lua;lua/?/init.lua;;" $(LUAJIT) bench/run.lua $(BENCH)
 
 # A server treated as badly as TCP allows: make torture [SECONDS=20] [SEED=1] (a failure names its seed). Then so many rounds of each race of
@@ -176,7 +177,7 @@ torture: build build/bench/torture
 	@RILLE_ROUNDS=$${RILLE_ROUNDS:-1000} TIMEOUT=$${TIMEOUT:-900} LUAJIT=$(LUAJIT) .ci/tests spec/close_race_spec.lua
 
 build/bench/echo build/bench/http: build/bench/%: bench/baseline/%.c bench/baseline/serve.c bench/baseline/serve.h
-build/bench/client build/bench/http_client build/bench/fanout_client build/bench/connects_client: build/bench/%: bench/%.c bench/load.c bench/load.h
+build/bench/client build/bench/http_client build/bench/fanout_client build/bench/connects_client build/bench/tail_client: build/bench/%: bench/%.c bench/load.c bench/load.h
 build/bench/fanout: bench/baseline/fanout.c bench/baseline/serve.h
 build/bench/udp: bench/baseline/udp.c
 build/bench/torture: bench/torture.c

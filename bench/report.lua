@@ -1,6 +1,8 @@
 -- The numbers as text for people. JSON has the same and more; what is not known is json.null there and n/a here.
 local dict = require "bench.dict"
 
+local tail = require "bench.tail"
+
 local report = {}
 
 local ROW = "  %-10s %10s %9s %7s %7s %5s %6s %8s %8s %8s %9s\n"
@@ -124,6 +126,20 @@ local function connects_text(result, name)
   return table.concat(parts)
 end
 
+local function tail_text(results)
+  local parts = { ("tail: %d requests a second on one loop; with the pool 1 %% of them compute 10 ms there; p50, p99 of the others in us\n")
+    :format(tail.RATE) }
+  for _, one in ipairs(results) do
+    local a, b = one.plain, one.mixed
+    parts[#parts + 1] = ("  %d workers, %d pairs of %g s\n"):format(one.workers, one.pairs, tail.SECONDS)
+    parts[#parts + 1] = ("    in the server   without %6.1f %7.1f   with %6.1f %7.1f   p99 %s\n"):format(a.server_p50_us,
+      a.server_p99_us, b.server_p50_us, b.server_p99_us, spread(one.server_ratio))
+    parts[#parts + 1] = ("    at the client   without %6.1f %7.1f   with %6.1f %7.1f   p99 %s\n"):format(a.p50_us, a.p99_us,
+      b.p50_us, b.p99_us, spread(one.client_ratio))
+  end
+  return table.concat(parts)
+end
+
 local function loops_text(result)
   local parts = { ("loops, %s, %d windows; on every core\n"):format(result.case, result.rounds) }
   for _, one in ipairs(result.loops) do
@@ -160,6 +176,7 @@ function report.text(document)
     parts[#parts + 1] = idle_text(name, document.idle.server)
   end
   if document.dict then parts[#parts + 1] = dict_text(document.dict) end
+  if document.tail then parts[#parts + 1] = tail_text(document.tail) end
   return table.concat(parts)
 end
 

@@ -13,13 +13,14 @@ local loops = require "bench.loops"
 local posix = require "bench.posix"
 local proc = require "bench.proc"
 local report = require "bench.report"
+local tail = require "bench.tail"
 local udp = require "bench.udp"
 local usage = require "bench.usage"
 
 local USAGE = [[
 usage: luajit bench/run.lua [--json] [--only PARTS] [--pairs N] [--quick] [--server CMD] [--build DIR]
   --json        one JSON document on stdout instead of the report
-  --only PARTS  of echo, http, fanout, udp, connects, loops, idle, dict, or cases of http: hello, pipelined, json; several with
+  --only PARTS  of echo, http, fanout, udp, connects, loops, idle, dict, tail, or cases of http: hello, pipelined, json; several with
                 commas between
   --pairs N     pairs of windows for each size or case (15)
   --quick       3 pairs of 0.3 s windows: is it alive, not how fast is it
@@ -27,7 +28,7 @@ usage: luajit bench/run.lua [--json] [--only PARTS] [--pairs N] [--quick] [--ser
                 and http are left out, unless --only names http: then {answer} stands for hello or json, which it has to serve
   --build DIR   where the programs in C are (build/bench)
 ]]
-local PROGRAMS = { "echo", "client", "http", "http_client", "fanout", "fanout_client", "udp", "connects_client", "table.so" }
+local PROGRAMS = { "echo", "client", "http", "http_client", "fanout", "fanout_client", "udp", "connects_client", "tail_client", "table.so" }
 local CASES = {} -- the same list that --only http stands for
 for i, case in ipairs(http.CASES) do CASES[i] = case.name end
 
@@ -38,8 +39,8 @@ end
 
 -- The parts in a list with commas, as keys; "http" becomes its cases.
 local function parts_of(list)
-  local parts = {}
-  local known = { echo = true, http = true, fanout = true, udp = true, connects = true, loops = true, idle = true, dict = true }
+  local parts, known = {}, {}
+  for _, name in ipairs { "echo", "http", "fanout", "udp", "connects", "loops", "idle", "dict", "tail" } do known[name] = true end
   for _, name in ipairs(CASES) do known[name] = true end
   for name in (list .. ","):gmatch("([^,]*),") do
     if not known[name] then fail(("--only: no part named %q\n%s"):format(name, USAGE), 1) end
@@ -84,8 +85,8 @@ local function parse(args)
     end
     i = i + 1
   end
-  options.parts = options.parts or parts_of(options.command and "echo,idle" or "echo,http,fanout,udp,connects,loops,idle,dict")
-  for _, part in ipairs { "fanout", "udp", "connects", "loops" } do
+  options.parts = options.parts or parts_of(options.command and "echo,idle" or "echo,http,fanout,udp,connects,loops,idle,dict,tail")
+  for _, part in ipairs { "fanout", "udp", "connects", "loops", "tail" } do
     if options.command and options.parts[part] then fail(("--server: %s measures Rille alone\n"):format(part), 1) end
   end
   return options
@@ -135,6 +136,7 @@ local function measure(options, settings)
     loops = parts.loops and loops.measure(settings, progress) or nil,
     idle = parts.idle and measure_idle(options, settings) or nil,
     dict = parts.dict and dict.measure(settings, progress) or nil,
+    tail = parts.tail and tail.measure(settings, progress) or nil,
   }
 end
 

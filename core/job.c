@@ -35,6 +35,7 @@ void rille_job_release(rille_job *job) {
   if (atomic_fetch_sub(&job->refs, 1) != 1) return;
   rille_parcel_free(&job->input);
   rille_parcel_free(&job->output);
+  if (job->stream) rille_stream_release(job->stream);
   rille_pool_release(job->pool);
   free(job);
 }
@@ -104,6 +105,7 @@ void rille_job_abandon(rille_job *job) {
   if (was_queued || job->phase == RILLE_JOB_RUNNING) pool->abandoned++;
   if (was_queued) job->phase = RILLE_JOB_DONE;
   job->is_abandoned = true;
+  if (job->stream) rille_stream_abort(job->stream, RILLE_ERR_CANCELLED);
   pthread_mutex_unlock(&pool->lock);
   if (was_queued) rille_job_release(job); /* the queue's reference */
 }

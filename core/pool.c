@@ -227,16 +227,20 @@ int rille_pool_resize(rille_pool *pool, double max) {
 
 /* ---- the end --------------------------------------------------------------------------------------------------- */
 
+static void forget_loop(rille_job *job, const rille_loop *loop) {
+  if (!job) return;
+  if (job->loop == loop) job->loop = NULL;
+  if (!job->stream || job->stream->loop != loop) return;
+  job->stream->loop = NULL;
+  rille_stream_abort(job->stream, RILLE_ERR_SHUTDOWN);
+}
+
 void rille_pools_forget_loop(rille_loop *loop) {
   pthread_mutex_lock(&registry_lock);
   for (rille_pool *pool = pools; pool; pool = pool->next) {
     pthread_mutex_lock(&pool->lock);
-    for (rille_job *job = pool->first_job; job; job = job->next) {
-      if (job->loop == loop) job->loop = NULL;
-    }
-    for (rille_worker *w = pool->first_worker; w; w = w->next) {
-      if (w->job && w->job->loop == loop) w->job->loop = NULL;
-    }
+    for (rille_job *job = pool->first_job; job; job = job->next) forget_loop(job, loop);
+    for (rille_worker *w = pool->first_worker; w; w = w->next) forget_loop(w->job, loop);
     pthread_mutex_unlock(&pool->lock);
   }
   pthread_mutex_unlock(&registry_lock);
@@ -291,6 +295,9 @@ void rille_pools_stop(double ms) {
   for (rille_pool *pool = list; pool; pool = pool->next) {
     pthread_mutex_lock(&pool->lock);
     pool->is_closing = true; /* what is posted is still run while there is time */
+    for (rille_worker *w = pool->first_worker; w; w = w->next) {
+      if (w->job && w->job->stream) rille_stream_abort(w->job->stream, RILLE_ERR_SHUTDOWN);
+    }
     pthread_cond_broadcast(&pool->work);
     pthread_mutex_unlock(&pool->lock);
   }

@@ -9,12 +9,14 @@
  *   job.c      a job's way: queue, abandon, back to the loop
  *   worker.c   what a worker's thread does, with its Lua states
  *   parcel.c   what a job carries
+ *   stream.c   what a job reads and writes while it runs
  */
 #ifndef RILLE_POOL_H
 #define RILLE_POOL_H
 
 #include "block.h"
 #include "rille.h"
+#include "stream.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -62,6 +64,7 @@ struct rille_job {
   uint32_t token;
   bool is_post;
   char name[96];
+  rille_stream *stream; /* a reference; NULL: the job has none */
 
   /* under the pool's lock */
   rille_loop *loop; /* NULL: it is over, nobody hears of the job */

@@ -194,6 +194,7 @@ enum rille_event_kind {
   RILLE_EVENT_DATAGRAM,   /* slot: of the datagram, for on_request */
   RILLE_EVENT_SESSION,    /* slot: of the session; arg: enum rille_session_event */
   RILLE_EVENT_UDP,        /* slot: of the socket; the parked receive may try again */
+  RILLE_EVENT_STREAM,     /* slot: its token; arg: enum rille_stream_side, there is room or output */
   RILLE_EVENT_END         /* the last connection is gone: cancel what is still parked */
 };
 
@@ -524,6 +525,7 @@ void rille_log_count(rille_log_counts *out);
 #include "rille_pool.h"
 #include "rille_post.h"
 #include "rille_prefork.h"
+#include "rille_stream.h"
 #include "rille_topic.h"
 #include "rille_udp.h"
 

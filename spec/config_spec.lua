@@ -61,7 +61,7 @@ describe("the configuration", function()
       local timeouts = { read = 0, write = 60, idle = 75, lifetime = 0, linger = 2, header = 10, body = 60 }
       assert.same({
         loops = 1, processes = 1, drain_timeout = 30, dev = false, log = { level = "info", format = "logfmt" },
-        limits = { turn_time = 0.001 }, timeouts = timeouts, dicts = {},
+        limits = { turn_time = 0.001 }, timeouts = timeouts, dicts = {}, pools = {}, workers_timeout = 2,
         servers = { {
           listen = { "tcp://127.0.0.1:7000" }, script = "gateway", options = {}, timeouts = timeouts,
           limits = {
@@ -82,6 +82,20 @@ describe("the configuration", function()
       local conf = assert(config.load("conf/rille.lua"))
       assert.same({ "http://127.0.0.1:8080" }, conf.servers[1].listen)
       assert.equal("scripts/hello.lua", conf.servers[1].script)
+    end)
+
+    it("sizes worker pools, by a number or a table", function()
+      local conf = assert(load_text('return { workers = 3, servers = { { listen = ":0", script = "gateway", offload = "pool" } } }'))
+      assert.same({ max = 3, scale_threshold = 1, queue = 1024, idle_timeout = 60 }, conf.workers)
+      assert.equal("pool", conf.servers[1].offload)
+      conf = assert(load_text([[return { workers = { max = 2, queue = 5 }, pools = { io = { max = 8, idle_timeout = "5m" } },
+        workers_timeout = "500ms", servers = { { listen = ":0", script = "gateway" } } }]]))
+      assert.equal(5, conf.workers.queue)
+      assert.equal(300, conf.pools.io.idle_timeout)
+      assert.equal(0.5, conf.workers_timeout)
+      assert.matches("workers%.max: got 0; expected a whole number from 1 to 1024", problem "return { workers = 0 }")
+      assert.matches("workers: got \"many\"; expected a whole number of workers, or a table", problem 'return { workers = "many" }')
+      assert.matches("pools%.io%.mox: unknown key; did you mean 'max'", problem "return { pools = { io = { mox = 1 } } }")
     end)
 
     it("is Lua: it may compute, and read the environment", function()
@@ -220,7 +234,7 @@ describe("the configuration", function()
     end)
 
     it("keys of later versions", function()
-      for _, key in ipairs { "workers", "control", "reload" } do
+      for _, key in ipairs { "control", "reload" } do
         assert.equal(("conf/rille.lua:1: %s: not supported by this version"):format(key), problem("return { " .. key .. " = {} }"))
       end
       for _, key in ipairs { "tls", "reload" } do

@@ -9,6 +9,7 @@
 --   datagram a handler script of datagrams
 --   conf     a configuration
 --   test     a file for `rille test`
+--   file     a module: it can be loaded
 
 local inside = require "spec.support.inside"
 local server = require "spec.support.server"
@@ -73,6 +74,10 @@ end
 
 function runs.exec(one)
   must_succeed(inside.command { RILLE, "exec", server.write("example.lua", one.code) })
+end
+
+function runs.file(one)
+  assert(type(assert(load(one.code))()) == "table")
 end
 
 function runs.test(one)

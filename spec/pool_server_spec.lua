@@ -208,6 +208,16 @@ return {
     end
   end)
 
+  it("are sized by the configuration, for good", function()
+    local s = server.start([[
+      local sized = rille.pool("sized"):stats()
+      say("%d %d", rille.pool():stats().max, sized.max)
+      say("%s", tostring(pcall(rille.pool, "sized", { max = 4 })))
+      return function() end
+    ]], { conf = { workers = 7, pools = { sized = { max = 3 } } } })
+    assert.same({ "7 3", "false" }, s:wait_said(2))
+  end)
+
   it("end with the server, with jobs queued and running", function()
     local s = start()
     local clients = {}

@@ -12,9 +12,11 @@ local dispatch = require "rille.dispatch"
 local listener = require "rille.listener"
 local log = require "rille.log"
 local loop_face = require "rille.loop"
+local offload = require "rille.offload"
 local pool = require "rille.pool"
 local script = require "rille.script"
 local state = require "rille.state"
+local stream = require "rille.stream"
 local task = require "rille.task"
 local timer = require "rille.timer"
 local udp = require "rille.udp"
@@ -47,6 +49,7 @@ end
 function boot.detach()
   coroutines.restore()
   pool.reset()
+  stream.reset()
   task.reset()
   timer.reset()
   concurrency.reset()
@@ -169,6 +172,10 @@ function boot.main(loop_address, state_address, bytes)
   if not hooks then return nil, value end
   state.script = hooks
   local codec = plan.server.codec
+  if plan.server.offload then
+    hooks = offload.wrap(hooks, plan.server, path)
+    codec, plan.server.codec = nil, nil
+  end
   if codec then
     local ok, module = pcall(require, codec)
     if not ok or type(module) ~= "table" or type(module.decode) ~= "function" then

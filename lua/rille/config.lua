@@ -74,6 +74,25 @@ local function check_datagrams(server, loops, processes)
   if of_datagrams then return check_spread(server, loops, processes) end
 end
 
+local function speaks_http(server)
+  if server.protocol == "http" then return true end
+  for _, url in ipairs(server.listen or {}) do
+    if scheme.split(url) == "http" then return true end
+  end
+end
+
+-- The workers load the script and the codec by themselves.
+local function check_offload(server)
+  if not server.offload then return end
+  if speaks_http(server) then return { "offload" }, "is not for HTTP; call rille.pool from the handler" end
+  for _, url in ipairs(server.listen or {}) do
+    if scheme.is_datagram(url) then return { "offload" }, "is not for datagrams; call rille.pool from the handler" end
+  end
+  if server.concurrency > 1 then return { "offload" }, "excludes concurrency: what runs on workers keeps its order" end
+  if type(server.script) ~= "string" then return { "offload" }, "needs a script that is a path or a module name" end
+  if type(server.codec) == "table" then return { "offload" }, "excludes a codec that is loaded already; decode in on_request" end
+end
+
 -- What no single key of a server can tell: the path below the server of what is wrong, problem.
 local function check_server(server, loops, processes)
   local limits = server.limits
@@ -84,7 +103,9 @@ local function check_server(server, loops, processes)
   if limits.low_water and limits.low_water > limits.high_water then
     return { "limits", "low_water" }, ("got %d; expected at most high_water, %d"):format(limits.low_water, limits.high_water)
   end
-  local path, problem = check_datagrams(server, loops, processes)
+  local path, problem = check_offload(server)
+  if path then return path, problem end
+  path, problem = check_datagrams(server, loops, processes)
   if path then return path, problem end
   if server.concurrency > 1 and not server.codec then
     return { "concurrency" }, ("got %d; it needs a codec, which makes frames"):format(server.concurrency)

@@ -21,6 +21,7 @@
 --   templates    a package.path; relative ones are relative to the configuration's folder
 --   loops        a whole number, or "auto"
 --   table        with `keys` of its own; `optional`: without it there is none
+--   workers      a whole number, or a table with `keys`
 --   list         of tables with `keys`
 --   map          of such tables, by names of the user's
 
@@ -117,6 +118,8 @@ local server = {
     about = "frames of one connection that are handled at a time; above 1 it needs a codec" },
   { name = "ordered", type = "boolean", default = true,
     about = "what handlers of one connection write goes out in the order of their frames" },
+  { name = "offload", type = "string", min = 1, max = 63,
+    about = "on_request runs on the workers of this pool; `\"pool\"`: the default one" },
   { name = "timeouts", type = "table", keys = timeouts, inherits = "timeouts",
     about = "as the top level's, for this server" },
   { name = "limits", type = "table", keys = server_limits,
@@ -171,6 +174,17 @@ local dict = {
     about = "of all it has: keys, values and what they need" },
 }
 
+local workers = {
+  { name = "max", type = "count", min = 1, max = 1024,
+    about = "workers; without: as many as processors" },
+  { name = "scale_threshold", type = "count", default = 1, min = 1, max = 2 ^ 20,
+    about = "so many jobs wait for no worker before another one starts" },
+  { name = "queue", type = "count", default = 1024, min = 1, max = 2 ^ 20,
+    about = "jobs that wait" },
+  { name = "idle_timeout", type = "seconds", default = "60s", min = 0, max = "1h",
+    about = "without a job, after which a worker ends" },
+}
+
 local limits = {
   { name = "turn_time", type = "seconds", default = "1ms", min = "0.1ms", max = "1s",
     about = "how long one connection is served in a turn while others wait" },
@@ -199,9 +213,14 @@ return {
     { name = "log", type = "table", keys = log, about = "the log" },
     { name = "limits", type = "table", keys = limits, about = "of a loop" },
     { name = "dicts", type = "map", keys = dict, max = 255, about = "shared memory for `rille.dict`, by name" },
+    { name = "workers", type = "workers", keys = workers,
+      about = "the worker pool `\"default\"`: a number, which is its `max`, or a table" },
+    { name = "pools", type = "map", keys = workers, max = 63, about = "other worker pools for `rille.pool`, by name" },
+    { name = "workers_timeout", type = "seconds", default = "2s", min = 0, max = TIME_MAX,
+      about = "at the end, for workers to come back from their jobs" },
     { name = "timeouts", type = "table", keys = timeouts, about = "of every server's connections; 0: none" },
     -- behind timeouts, which it inherits from; one server is one Lua state, and a loop has room for 64
     { name = "servers", type = "list", keys = server, max = 64, about = "what is served, at least one" },
-    reserved = { "workers", "control", "reload" },
+    reserved = { "control", "reload" },
   },
 }

@@ -11,6 +11,7 @@ local errors = require "rille.errors"
 local receive_job = require("rille.pool").receive
 local receive_post = require("rille.post").receive
 local script = require "rille.script"
+local stream_event = require("rille.stream").event
 local state = require "rille.state"
 local task = require "rille.task"
 local timer = require "rille.timer"
@@ -32,6 +33,7 @@ local EVENT_POST, EVENT_ACCEPT, EVENT_JOB = C.RILLE_EVENT_POST, C.RILLE_EVENT_AC
 local EVENT_BALANCE = C.RILLE_EVENT_BALANCE
 local EVENT_DATAGRAM, EVENT_SESSION, EVENT_UDP = C.RILLE_EVENT_DATAGRAM, C.RILLE_EVENT_SESSION, C.RILLE_EVENT_UDP
 local EVENT_MOVE = C.RILLE_EVENT_MOVE
+local EVENT_STREAM = C.RILLE_EVENT_STREAM
 local EVENT_START, EVENT_STOP, EVENT_END = C.RILLE_EVENT_START, C.RILLE_EVENT_STOP, C.RILLE_EVENT_END
 
 local dispatch = {
@@ -175,6 +177,8 @@ local function rare_event(kind, slot, arg)
     return udp.event(slot)
   elseif kind == EVENT_MOVE then
     return receive_moved(slot)
+  elseif kind == EVENT_STREAM then
+    return stream_event(slot, arg)
   end
   local self = conn_at(slot)
   if not self then return end

@@ -111,6 +111,24 @@ local function pointer_of(core, what)
   return core.p
 end
 
+pool.Pool, pool.pointer_of = Pool, pointer_of -- for stream.lua
+
+-- The pools of a configuration, before any script is loaded.
+function pool.make_all(conf)
+  local all = { default = conf.workers }
+  for name, one in pairs(conf.pools or {}) do all[name] = one end
+  for name, one in pairs(all) do
+    for _, option in ipairs(OPTIONS) do
+      local value = one[option.name]
+      options_box[option.field] = value and value * (option.factor or 1) or -1
+    end
+    local p = C.rille_pool_open(name, options_box, err_box)
+    if p == nil then return nil, ("pool %s: %s"):format(name, text[-err_box[0]]) end
+    C.rille_pool_release(p)
+  end
+  return true
+end
+
 -- What a worker makes its Lua state from: the paths of this one, as they are now.
 local function environment_of(core, p)
   if core.path == package.path and core.cpath == package.cpath then return core.environment end
@@ -137,7 +155,7 @@ local function drop(job)
 end
 
 -- A job in the queue, and its token. nil, err[, message].
-local function submit(self, what, module, fn, ...)
+local function submit(self, what, stream, module, fn, ...)
   local core = self._core
   local p = pointer_of(core, "pool")
   if type(module) ~= "string" then misuse("bad argument #1 to '%s' (a module's name expected, got %s)", what, type(module)) end
@@ -148,6 +166,7 @@ local function submit(self, what, module, fn, ...)
   local job = C.rille_job_new(p, state.handle, environment, token, what == "post" and 1 or 0, module .. "." .. fn)
   if job == nil then return nil, "no memory" end
   ffi.gc(job, C.rille_job_release)
+  if stream then C.rille_job_use_stream(job, stream) end
   local ok, message
   ok, err, message = parcel.pack(C.rille_job_input(job), "argument", 2, module, fn, ...)
   if ok then
@@ -177,13 +196,8 @@ local function results_of(entry)
   return nil, values[2], values[3]
 end
 
--- Call function fn of a module on a worker with the other arguments: plain data, slices, LinkBuffers (which are empty afterwards). Parks;
--- the results, or nil, err, message: what the function raised, with a traceback; "not found" (the module, or the function in it),
--- "invalid argument" (what cannot be sent), "full" (the queue), "timeout" (of with{ timeout = }), "closed", "shutdown", "no memory".
-function Pool:call(module, fn, ...)
-  local fiber = task.current()
-  if not fiber then misuse("pool:call needs a task: use rille.spawn, a handler, or `rille exec`") end
-  local job, token, message = submit(self, "call", module, fn, ...)
+-- Park until a job is done, or was not submitted at all.
+local function call(self, fiber, job, token, message)
   if not job then return nil, token, message end
   local entry = { fiber = fiber, job = job, token = token }
   waiting[token] = entry
@@ -192,9 +206,23 @@ function Pool:call(module, fn, ...)
   return results_of(entry)
 end
 
+-- The same with a stream (a rille_stream *), for stream.lua.
+function pool.run(self, what, stream, module, fn, ...)
+  return call(self, task.current(), submit(self, what, stream, module, fn, ...))
+end
+
+-- Call function fn of a module on a worker with the other arguments: plain data, slices, LinkBuffers (which are empty afterwards). Parks;
+-- the results, or nil, err, message: what the function raised, with a traceback; "not found" (the module, or the function in it),
+-- "invalid argument" (what cannot be sent), "full" (the queue), "timeout" (of with{ timeout = }), "closed", "shutdown", "no memory".
+function Pool:call(module, fn, ...)
+  local fiber = task.current()
+  if not fiber then misuse("pool:call needs a task: use rille.spawn, a handler, or `rille exec`") end
+  return call(self, fiber, submit(self, "call", nil, module, fn, ...))
+end
+
 -- The same without waiting, and without a result: true, or nil, err, message. An error goes to on_error, or the log.
 function Pool:post(module, fn, ...)
-  local job, err, message = submit(self, "post", module, fn, ...)
+  local job, err, message = submit(self, "post", nil, module, fn, ...)
   if not job then return nil, err, message end
   drop(job)
   return true

@@ -10,6 +10,8 @@ local dispatch = require "rille.dispatch"
 local errors = require "rille.errors"
 local log = require "rille.log"
 local prefork = require "rille.prefork"
+local offload = require "rille.offload"
+local pool = require "rille.pool"
 local script = require "rille.script"
 local state = require "rille.state"
 local task = require "rille.task"
@@ -71,10 +73,8 @@ local function label_of(one)
 end
 
 -- The loops are over: the workers of every pool have so long to come back.
-local POOL_PATIENCE_MS = 2000
-
-local function stop_pools()
-  C.rille_pools_stop(POOL_PATIENCE_MS)
+local function stop_pools(conf)
+  C.rille_pools_stop(conf.workers_timeout * 1000)
 end
 
 -- For people, so not between records for machines.
@@ -112,6 +112,7 @@ end
 -- then.
 function server.build(conf)
   local made, why = dict.make_all(conf.dicts)
+  if made then made, why = pool.make_all(conf) end
   if not made then return nil, why end
   local cpus, problem = cpus_of(conf)
   if problem then return nil, problem end
@@ -123,7 +124,7 @@ function server.build(conf)
     pin(loop, id, cpus)
     local ok, message = build_states(loop, id, conf)
     if not ok then
-      stop_pools() -- a script may use one before another raises
+      stop_pools(conf) -- a script may use one before another raises
       C.rille_team_free(team)
       return nil, message
     end
@@ -142,7 +143,7 @@ local function serve(conf)
   end
   C.rille_process_built()
   local status = C.rille_team_run(team)
-  stop_pools()
+  stop_pools(conf)
   C.rille_team_free(team)
   C.rille_control_stop()
   if status < 0 then return nil, ("cannot start a loop thread: %s"):format(errors.text[-status]) end
@@ -213,11 +214,12 @@ local function run_here(conf, label, setup)
   })
   local path, cpath = package.path, package.cpath
   local is_set_up, status
-  is_set_up, ok, message = pcall(setup, loop)
-  if not is_set_up then ok, message = nil, tostring(ok) end
+  ok, message = pool.make_all(conf)
+  if ok then is_set_up, ok, message = pcall(setup, loop) end
+  if is_set_up == false then ok, message = nil, tostring(ok) end
   if ok then status = lua_run(boot.as_number(loop), boot.as_number(handle), dispatcher(conf.log.to)) end
   package.path, package.cpath = path, cpath
-  stop_pools()
+  stop_pools(conf)
   boot.detach()
   C.rille_loop_free(loop)
   C.rille_control_stop()
@@ -271,6 +273,7 @@ function server.run_inside(conf)
         if not path then return nil, why end
         boot.look_beside(path)
         hooks, why = script.load(path, one.options)
+        if hooks and one.offload then hooks = offload.wrap(hooks, one, path) end
       else
         hooks, why = script.hooks_of(one.script, ("servers[%d].script"):format(i))
       end

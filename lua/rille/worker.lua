@@ -5,6 +5,7 @@ local ffi = require "ffi"
 
 local C = require "rille.core"
 local log = require "rille.log"
+local job_stream = require "rille.job_stream"
 local parcel = require "rille.parcel"
 local vm = require "rille.vm"
 
@@ -64,6 +65,7 @@ local function answer(job, arguments, ok, ...)
     parcel.pack(output, "error", 0, false, text_of(why.err), why.message, why.is_raised)
   end
   local name = why and ffi.string(C.rille_job_name(job))
+  job_stream.finish()
   C.rille_parcel_close(output) -- an argument may be among the results
   parcel.release(arguments)
   if C.rille_worker_answer(handle, why and 1 or 0) == 0 and why then report(name, why) end
@@ -75,6 +77,11 @@ local function run()
   local values = parcel.unpack(C.rille_job_input(job))
   local fn, why = find(values[1], values[2])
   if not fn then return answer(job, values, false, why) end
+  local stream = C.rille_worker_stream(handle)
+  if stream ~= nil then
+    local input, output = job_stream.start(stream)
+    return answer(job, values, xpcall(fn, on_raise, input, output, unpack(values, 3, values.n)))
+  end
   return answer(job, values, xpcall(fn, on_raise, unpack(values, 3, values.n)))
 end
 

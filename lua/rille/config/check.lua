@@ -328,7 +328,7 @@ local function table_of(given, keys, path, context, inherited)
       if value == nil and entry.required then
         fail(path, "has no '%s'; add %s", entry.name, entry.about)
       end
-      if entry.keys and value == nil and not entry.optional then value = {} end
+      if entry.keys and value == nil and not entry.optional and entry.type ~= "workers" then value = {} end
       if value ~= nil then out[entry.name] = types[entry.type](value, at, entry, context) end
     end
   end
@@ -337,6 +337,12 @@ end
 
 function types.table(value, path, entry, context)
   return table_of(value, entry.keys, path, context, entry.inherits and context.out[entry.inherits])
+end
+
+function types.workers(value, path, entry, context)
+  if type(value) == "number" then value = { max = value } end
+  if type(value) ~= "table" then refuse(path, value, "a whole number of workers, or a table") end
+  return table_of(value, entry.keys, path, context)
 end
 
 function types.list(value, path, entry, context)

@@ -1,0 +1,186 @@
+-- Servers whose on_request runs on workers: servers[i].offload.
+
+local server = require "spec.support.server"
+local inside = require "spec.support.inside"
+local net = server.net
+
+local function noise(size, seed)
+  local parts, x = {}, seed
+  for i = 1, size / 4 do
+    x = (x * 1103515245 + 12345) % 2 ^ 31
+    parts[i] = string.char(x % 251, math.floor(x / 256) % 256, math.floor(x / 65536) % 256, i % 256)
+  end
+  return table.concat(parts)
+end
+
+-- SLOW says which thread it is on, so that a spec sees it is a worker's.
+local LINES = [[
+local ffi = require "ffi"
+ffi.cdef "int spec_gettid(void) __asm__(\"gettid\"); int spec_getpid(void) __asm__(\"getpid\");"
+local options = ...
+local commands = {}
+function commands.thread(conn) return io.open(("/proc/self/task/%d/comm"):format(ffi.C.spec_gettid())):read() end
+function commands.option() return options.word end
+function commands.count(conn) conn.ctx = (conn.ctx or 0) + 1 return conn.ctx end
+function commands.fail() error "on purpose" end
+function commands.close(conn) conn:close() return "bye" end
+function commands.peer(conn) return conn:peer() end
+return {
+  on_connect = function(conn) conn:write "hello\n" end,
+  on_request = function(conn)
+    local line = conn:read_line()
+    if not line then return end
+    local name = line:str()
+    conn:write(tostring(commands[name] and commands[name](conn) or "?" .. name) .. "\n")
+  end,
+  on_close = function(conn, err) say("closed %s", tostring(err)) end,
+}
+]]
+
+describe("an offloaded server", function()
+  after_each(server.cleanup)
+
+  local function start(source, opts)
+    opts = opts or {}
+    opts.server = opts.server or {}
+    opts.server.offload = opts.server.offload or "pool"
+    return server.start(source, opts)
+  end
+
+  for _, loops in ipairs { 1, 2 } do
+    it(("echoes 1 MiB to each of 10 clients, %d loops"):format(loops), function()
+      local s = start("return function(conn)\n conn:write(conn:next(conn:len())) end",
+        { conf = { loops = loops, workers = 3 }, server = { accept = "balanced" } })
+      local base = noise(2 ^ 20, loops)
+      local clients, sent, back, at, have = {}, {}, {}, {}, {}
+      for i = 1, 10 do
+        clients[i], sent[i] = s:connect { timeout = 60 }, base:sub(i * 777) .. base:sub(1, i * 777 - 1)
+        back[i], at[i], have[i] = {}, 0, 0
+      end
+      local deadline, open, moved = net.deadline(60), 10, true
+      while open > 0 do
+        if not moved then net.nap(1) end
+        open, moved = 0, false
+        for i, c in ipairs(clients) do
+          if at[i] < #sent[i] then at[i] = at[i] + c:try_send(sent[i], at[i]) end
+          local bytes = c:receive_some(0)
+          if bytes then
+            moved = true
+            back[i][#back[i] + 1] = bytes
+            have[i] = have[i] + #bytes
+          end
+          if have[i] < #sent[i] then open = open + 1 end
+        end
+        assert(net.now() < deadline, "the echo does not come to its end")
+      end
+      for i = 1, 10 do assert.truthy(table.concat(back[i]) == sent[i]) end
+    end)
+  end
+
+  it("calls on_request on a worker, the other hooks on the loop", function()
+    local s = start(LINES, { options = { word = "moon" } })
+    local c = s:connect()
+    assert.equal("hello", c:receive_line())
+    assert.matches("^rille%-pool", c:send("thread\n"):receive_line())
+    assert.equal("moon", c:send("option\n"):receive_line())
+    assert.matches("^127%.0%.0%.1:%d+$", c:send("peer\n"):receive_line())
+    for i = 1, 3 do assert.equal(tostring(i), c:send("count\n"):receive_line()) end
+    c:send "clo"
+    c:send "se\n"
+    assert.equal("bye\n", (c:receive_all()))
+    assert.same({ "closed nil" }, s:wait_said(1))
+  end)
+
+  it("keeps the order of messages, whole or in pieces", function()
+    local s = start(LINES, { conf = { workers = 4 } })
+    local c = s:connect()
+    c:receive_line()
+    local lines = {}
+    for i = 1, 500 do lines[i] = "line" .. i end
+    c:send(table.concat(lines, "\n") .. "\n")
+    for i = 1, 500 do assert.equal("?line" .. i, c:receive_line()) end
+    c:send_slowly "count\ncount\nlast\n"
+    assert.equal("1", c:receive_line())
+    assert.equal("2", c:receive_line())
+    assert.equal("?last", c:receive_line())
+  end)
+
+  it("ends the connection whose on_request raises, and no other", function()
+    local s = start(LINES, { allow_errors = true })
+    local one, two = s:connect(), s:connect()
+    one:receive_line() two:receive_line()
+    assert.equal("", (one:send("fail\n"):receive_all()))
+    assert.same({ "closed error" }, s:wait_said(1))
+    assert.equal("1", two:send("count\n"):receive_line())
+    s:wait_log "script@1: on_request of conn %d+ failed: [^\n]*on purpose\\nstack traceback"
+  end)
+
+  it("takes frames of a codec", function()
+    server.write("pairs_codec.lua", "return { decode = function(conn) if conn:len() >= 2 then return conn:next(2) end end }")
+    local s = start("return function(conn, frame)\n conn:write('<' .. frame:str() .. '>') end", { server = { codec = "pairs_codec" } })
+    local c = s:connect()
+    c:send_slowly "abcde"
+    assert.equal("<ab><cd>", c:receive(8))
+    c:send "f"
+    assert.equal("<ef>", c:receive(4))
+  end)
+
+  it("waits for a place when the queue is full", function()
+    local s = start("return function(conn)\n local line = conn:read_line() if line then conn:write(line) end end",
+      { server = { offload = "tiny" }, conf = { pools = { tiny = { max = 1, queue = 1 } } } })
+    local slow, clients = s:connect(), {}
+    slow:send "half "
+    for i = 1, 8 do clients[i] = s:connect():send("client" .. i .. "\n") end
+    slow:send "a line\n"
+    assert.equal("half a line", slow:receive(11))
+    for i = 1, 8 do assert.equal("client" .. i, clients[i]:receive(7)) end
+  end)
+
+  it("closes a connection with more input than its handler takes", function()
+    local s = start("return {\n on_request = function() end, on_close = function(_, err) say('closed') end }",
+      { limits = { max_input = 5000 } })
+    local c = s:connect()
+    c:send(("x"):rep(5000))
+    c:receive_all()
+    s:wait_log "max_input %(5000 bytes%) reached, and on_request of conn %d+ takes none of it: closing"
+    s:wait_said(1)
+  end)
+
+  it("survives peers that vanish while a worker has their connection", function()
+    local s = start("return function(conn)\n local line = conn:read_line() if line then conn:write(line) end end")
+    for i = 1, 20 do
+      local c = s:connect()
+      c:send "half a li"
+      if i % 2 == 0 then c:reset() else c:close() end
+    end
+    local c = s:connect()
+    assert.equal("whole", c:send("whole\n"):receive(5))
+  end)
+
+  it("stops with a connection at a worker", function()
+    local s = start("return function(conn)\n say('in') conn:read_line() end", { conf = { drain_timeout = 0.2 } })
+    local c = s:connect()
+    c:send "x"
+    s:wait_log "said in" -- by the worker
+    s:signal "TERM"
+    assert.equal(0, s:wait_exit())
+    s:check_end()
+    s:forget()
+  end)
+end)
+
+describe("offload", function()
+  after_each(server.cleanup)
+
+  it("is refused where it cannot be", function()
+    local function message(extra)
+      server.write("s.lua", "return print\n")
+      local path = server.write("c.lua", "return { servers = { { script = 's.lua', " .. extra .. " } } }\n")
+      return inside.command({ server.root .. "/bin/rille", "check", "--conf", path }).out
+    end
+    assert.matches("c.lua:1: servers%[1%]%.offload: is not for HTTP", message "listen = 'http://127.0.0.1:0', offload = 'pool'")
+    assert.matches("c.lua:1: servers%[1%]%.offload: is not for HTTP",
+      message "listen = 'tcp://127.0.0.1:0', protocol = 'http', offload = 'pool'")
+    assert.matches("c.lua:1: servers%[1%]%.offload: got 7", message "listen = 'tcp://127.0.0.1:0', offload = 7")
+  end)
+end)
