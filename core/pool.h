@@ -60,6 +60,7 @@ struct rille_job {
   uint32_t state_index; /* of the loop */
   uint32_t token;
   bool is_post;
+  struct rille_io *io; /* owned; what to do in C, see io.h; NULL: a call in Lua */
   char name[96];
 
   /* under the pool's lock */

@@ -189,6 +189,7 @@ enum rille_event_kind {
   RILLE_EVENT_STOP,       /* shutdown has begun */
   RILLE_EVENT_POST,       /* a call from another loop: rille_post_take */
   RILLE_EVENT_JOB,        /* a job of a worker pool: rille_job_take */
+  RILLE_EVENT_IO,         /* the same for a request in C, see rille_fs.h */
   RILLE_EVENT_END         /* the last connection is gone: cancel what is still parked */
 };
 
@@ -486,9 +487,11 @@ int rille_log_take(char *to, double max);
 void rille_log_count(rille_log_counts *out);
 
 #include "rille_dict.h"
+#include "rille_fs.h"
 #include "rille_http.h"
 #include "rille_pool.h"
 #include "rille_post.h"
+#include "rille_process.h"
 #include "rille_topic.h"
 
 #endif

@@ -61,7 +61,8 @@ describe("the configuration", function()
       local timeouts = { read = 0, write = 60, idle = 75, lifetime = 0, linger = 2, header = 10, body = 60 }
       assert.same({
         loops = 1, drain_timeout = 30, dev = false, log = { level = "info", format = "logfmt" },
-        limits = { turn_time = 0.001 }, timeouts = timeouts, dicts = {},
+        limits = { turn_time = 0.001, processes = 256 }, timeouts = timeouts, dicts = {},
+        io = { workers = 4, queue = 4096, timeout = 60 },
         servers = { {
           listen = { "tcp://127.0.0.1:7000" }, script = "gateway", options = {}, timeouts = timeouts,
           limits = {

@@ -10,6 +10,8 @@ local dispatch = require "rille.dispatch"
 local listener = require "rille.listener"
 local log = require "rille.log"
 local pool = require "rille.pool"
+local process = require "rille.process"
+local requests = require "rille.io"
 local script = require "rille.script"
 local state = require "rille.state"
 local task = require "rille.task"
@@ -35,6 +37,7 @@ function boot.attach(loop, handle, plan)
   -- Connections that a script makes itself (pair, adopt): no hooks, no time-outs but linger.
   state.is_dev = plan.is_dev or false
   state.default_service = listener.service({}, { timeouts = { linger = plan.linger or 2 }, limits = plan.limits })
+  requests.set_timeout(plan.io_timeout)
   log.set_context(plan.label, plan.loop_id)
   coroutines.install()
 end
@@ -42,6 +45,8 @@ end
 function boot.detach()
   coroutines.restore()
   pool.reset()
+  requests.reset()
+  process.reset()
   task.reset()
   timer.reset()
   conn.reset()

@@ -6,6 +6,7 @@ local conn = require "rille.conn"
 local conn_read = require "rille.conn_read"
 local conn_write = require "rille.conn_write"
 local errors = require "rille.errors"
+local receive_io = require("rille.io").receive
 local receive_job = require("rille.pool").receive
 local receive_post = require("rille.post").receive
 local script = require "rille.script"
@@ -24,6 +25,7 @@ local EVENT_REQUEST, EVENT_READ, EVENT_WRITE = C.RILLE_EVENT_REQUEST, C.RILLE_EV
 local EVENT_WATCH, EVENT_OPEN, EVENT_IDLE = C.RILLE_EVENT_WATCH, C.RILLE_EVENT_OPEN, C.RILLE_EVENT_IDLE
 local EVENT_DISCONNECT, EVENT_CLOSE = C.RILLE_EVENT_DISCONNECT, C.RILLE_EVENT_CLOSE
 local EVENT_POST, EVENT_ACCEPT, EVENT_JOB = C.RILLE_EVENT_POST, C.RILLE_EVENT_ACCEPT, C.RILLE_EVENT_JOB
+local EVENT_IO = C.RILLE_EVENT_IO
 local EVENT_START, EVENT_STOP, EVENT_END = C.RILLE_EVENT_START, C.RILLE_EVENT_STOP, C.RILLE_EVENT_END
 
 local dispatch = {
@@ -137,6 +139,8 @@ local function rare_event(kind, slot, arg)
     return receive_post()
   elseif kind == EVENT_JOB then
     return receive_job()
+  elseif kind == EVENT_IO then
+    return receive_io()
   end
   local self = conn_at(slot)
   if not self then return end

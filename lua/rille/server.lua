@@ -9,6 +9,7 @@ local dict = require "rille.dict"
 local dispatch = require "rille.dispatch"
 local errors = require "rille.errors"
 local log = require "rille.log"
+local requests = require "rille.io"
 local script = require "rille.script"
 local state = require "rille.state"
 local task = require "rille.task"
@@ -44,11 +45,19 @@ local function label_of(one)
   return (one.script:match("([^/]+)%.lua$") or one.script) .. "@1"
 end
 
--- The loops are over: the workers of every pool have so long to come back.
-local POOL_PATIENCE_MS = 2000
+-- The loops are over: the workers of every pool have so long to come back, then the processes that scripts have started.
+local POOL_PATIENCE_MS, PROCESS_PATIENCE_MS = 2000, 2000
 
 local function stop_pools()
   C.rille_pools_stop(POOL_PATIENCE_MS)
+  C.rille_processes_stop(PROCESS_PATIENCE_MS)
+end
+
+-- What all loops share, before there is one. True, or nil, message.
+local function make_shared(conf)
+  C.rille_processes_limit(conf.limits.processes)
+  requests.make(conf.io)
+  return dict.make_all(conf.dicts)
 end
 
 -- For people, so not between records for machines.
@@ -62,7 +71,7 @@ local function plan_of(conf, i, loop_id)
   local one = conf.servers[i]
   return {
     label = label_of(one), generation = 1, loop_id = loop_id, loop_count = conf.loops, server = one,
-    groups = i * GROUPS, linger = conf.timeouts.linger,
+    groups = i * GROUPS, linger = conf.timeouts.linger, io_timeout = conf.io.timeout,
     limits = one.limits, is_dev = conf.dev,
     path = (conf.path and conf.path .. ";" or "") .. package.path,
     cpath = (conf.cpath and conf.cpath .. ";" or "") .. package.cpath,
@@ -84,7 +93,7 @@ end
 -- Every state of every loop built and proven, its listeners bound but not accepting. The team, or nil, message: nothing is left
 -- then.
 function server.build(conf)
-  local made, why = dict.make_all(conf.dicts)
+  local made, why = make_shared(conf)
   if not made then return nil, why end
   local team = C.rille_team_new(conf.loops, err_box)
   if team == nil then return nil, ("cannot make %d loops: %s"):format(conf.loops, errors.text[-err_box[0]]) end
@@ -155,7 +164,7 @@ local function run_here(conf, label, setup)
   if state.loop then return nil, "a loop runs in this Lua state already" end
   lua_run = lua_run or assert(package.loadlib(debug.getregistry()["rille.core.path"], "rille_lua_run"))
   local ok, message = configure_log(conf)
-  if ok then ok, message = dict.make_all(conf.dicts) end
+  if ok then ok, message = make_shared(conf) end
   if not ok then return nil, message end
   local code = C.rille_control_start()
   if code ~= 0 then return nil, ("cannot start the control thread: %s"):format(errors.text[-code]) end
@@ -168,7 +177,7 @@ local function run_here(conf, label, setup)
   local handle = C.rille_state_host(loop, 1, label)
   boot.attach(loop, handle, {
     label = label, generation = 1, loop_id = 1, loop_count = 1, linger = conf.timeouts.linger, is_host = true,
-    is_dev = conf.dev,
+    io_timeout = conf.io.timeout, is_dev = conf.dev,
   })
   local path, cpath = package.path, package.cpath
   local is_set_up, status
