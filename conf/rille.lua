@@ -27,6 +27,9 @@ return {
   -- Memory that scripts on all loops share: rille.dict("sessions") is this one.
   -- dicts = { sessions = { size = "16m" } },
 
+  -- Threads that read files for rille.fs and res:file, and how many programs rille.process may run at a time.
+  -- io = { workers = 4 }, limits = { processes = 256 },
+
   -- At a shutdown, connections have this long to finish.
   drain_timeout = "30s",
 }

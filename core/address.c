@@ -368,6 +368,11 @@ int rille_address_check(const char *url, size_t url_size, char *message, double 
   return 0; /* well formed, whatever the resolver will say */
 }
 
+int rille_address_needs_lookup(const char *url) {
+  rille_address ignored;
+  return rille_address_parse_numeric(url, &ignored, NULL, 0) == RILLE_ERR_BUSY;
+}
+
 int rille_address_from_sockaddr(rille_address *out, const struct sockaddr *address, socklen_t length) {
   int family = length >= sizeof address->sa_family ? address->sa_family : AF_UNSPEC;
   if (!(family == AF_UNIX || (family == AF_INET && length >= sizeof(struct sockaddr_in)) ||

@@ -154,6 +154,14 @@ static void end_of_input(rille_conn *c, int err) {
 
 static void trace(const rille_conn *c, const char *way, const struct iovec *areas, int count, size_t size);
 
+/* Descriptors that are no sockets end in ways of their own. */
+static int error_of_read(const rille_conn *c, int error_number) {
+  if (c->flags & RILLE_CONN_SOCKET) return rille_err_from_errno(error_number);
+  if (error_number == EIO) return RILLE_OK;           /* of a terminal: nobody has its other side any more */
+  if (error_number == EBADF) return RILLE_ERR_CLOSED; /* an end of a pipe to be written, which nobody reads any more */
+  return rille_err_from_errno(error_number);
+}
+
 /* One read of at most so many bytes into room at the end of the input. True when there may be more to read this turn: the end, that
  * is. Inline, so that a `most` that is none costs nothing. */
 static inline __attribute__((always_inline)) bool receive_once(rille_conn *c, bool end_is_near, size_t most) {
@@ -205,7 +213,7 @@ static inline __attribute__((always_inline)) bool receive_once(rille_conn *c, bo
   if (got <= 0) {
     rille_linkbuffer_commit(c->in, 0);
     if (got == 0) end_of_input(c, 0);
-    else if (errno != EAGAIN) end_of_input(c, rille_err_from_errno(errno));
+    else if (errno != EAGAIN) end_of_input(c, error_of_read(c, errno));
     return false;
   }
   if (c->flags & RILLE_CONN_TRACE) trace(c, "received", areas, count, (size_t)got);

@@ -82,6 +82,7 @@ int rille_err_from_errno(int error_number) {
   case ENODEV:
   case ENXIO: return RILLE_ERR_NOT_FOUND;
   case EBUSY:
+  case ETXTBSY:
   case EAGAIN: /* connect to a unix socket whose backlog is full */
   case EALREADY:
   case EINPROGRESS: return RILLE_ERR_BUSY;
@@ -91,9 +92,13 @@ int rille_err_from_errno(int error_number) {
   case ENOMEM:
   case ENOBUFS: return RILLE_ERR_NO_MEMORY;
   case EINVAL:
+  case EBADF:
   case EISCONN:
+  case EISDIR:
+  case ELOOP:
   case ENAMETOOLONG: return RILLE_ERR_INVALID;
-  case EEXIST: return RILLE_ERR_EXISTS;
+  case EEXIST:
+  case ENOTEMPTY: return RILLE_ERR_EXISTS;
   case EROFS: return RILLE_ERR_READ_ONLY;
   case EDESTADDRREQ: return RILLE_ERR_BAD_ADDRESS;
   case EMFILE:
@@ -102,7 +107,9 @@ int rille_err_from_errno(int error_number) {
   case ENOSYS:
   case EAFNOSUPPORT:
   case EPROTONOSUPPORT:
-  case ENOPROTOOPT: return RILLE_ERR_NOT_SUPPORTED;
+  case ENOPROTOOPT:
+  case ENOEXEC:
+  case EXDEV: return RILLE_ERR_NOT_SUPPORTED;
   case EADDRNOTAVAIL: return RILLE_ERR_ADDRESS_NOT_AVAILABLE;
   default: return RILLE_ERR_SYSTEM;
   }

@@ -4,6 +4,7 @@
  */
 #include "pool.h"
 
+#include "io.h"
 #include "loop.h"
 
 #include <stdio.h>
@@ -20,7 +21,7 @@ rille_job *rille_job_new(rille_pool *pool, rille_state *from, int environment, u
   atomic_fetch_add(&pool->refs, 1);
   job->pool = pool;
   pthread_mutex_lock(&pool->lock);
-  job->environment = pool->environments[environment];
+  if (environment >= 0) job->environment = pool->environments[environment];
   pthread_mutex_unlock(&pool->lock);
   job->loop = from->loop;
   job->state_index = from->index;
@@ -36,6 +37,7 @@ void rille_job_release(rille_job *job) {
   rille_parcel_free(&job->input);
   rille_parcel_free(&job->output);
   if (job->stream) rille_stream_release(job->stream);
+  if (job->io) rille_io_free(job->io);
   rille_pool_release(job->pool);
   free(job);
 }
@@ -97,7 +99,7 @@ void rille_job_unlink(rille_job *job) {
   pool->queued--;
 }
 
-void rille_job_abandon(rille_job *job) {
+int rille_job_abandon(rille_job *job) {
   rille_pool *pool = job->pool;
   pthread_mutex_lock(&pool->lock);
   bool was_queued = job->phase == RILLE_JOB_QUEUED;
@@ -108,6 +110,7 @@ void rille_job_abandon(rille_job *job) {
   if (job->stream) rille_stream_abort(job->stream, RILLE_ERR_CANCELLED);
   pthread_mutex_unlock(&pool->lock);
   if (was_queued) rille_job_release(job); /* the queue's reference */
+  return was_queued;
 }
 
 /* ---- and back -------------------------------------------------------------------------------------------------- */
@@ -117,7 +120,8 @@ static void drop(const rille_message *m) { rille_job_release(m->what); }
 static void deliver(rille_loop *loop, const rille_message *m) {
   rille_job *job = m->what;
   rille_state *state = job->state_index < loop->state_count ? loop->states[job->state_index] : NULL;
-  if (!state || state->renewals != job->renewals || !rille_state_emit(state, RILLE_EVENT_JOB, 0, 0)) {
+  int kind = job->io ? RILLE_EVENT_IO : RILLE_EVENT_JOB;
+  if (!state || state->renewals != job->renewals || !rille_state_emit(state, kind, 0, 0)) {
     rille_job_release(job);
     return;
   }
@@ -133,7 +137,7 @@ bool rille_job_send(rille_job *job) {
   rille_message m = {.deliver = deliver, .drop = drop, .what = job};
   pthread_mutex_t *lock = &job->pool->lock;
   for (;;) {
-    bool is_wanted = job->has_failed || !(job->is_post || job->is_abandoned);
+    bool is_wanted = job->io || job->has_failed || !(job->is_post || job->is_abandoned);
     if (!is_wanted || !job->loop || job->pool->is_closing) return false;
     if (rille_mailbox_send(&job->loop->mailbox, &m) == RILLE_OK) return true;
     pthread_mutex_unlock(lock);

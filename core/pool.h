@@ -63,6 +63,7 @@ struct rille_job {
   uint32_t renewals;    /* of that state: one that took its place does not know the job */
   uint32_t token;
   bool is_post;
+  struct rille_io *io; /* owned; what to do in C, see io.h; NULL: a call in Lua */
   char name[96];
   rille_stream *stream; /* a reference; NULL: the job has none */
 

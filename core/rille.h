@@ -195,6 +195,7 @@ enum rille_event_kind {
   RILLE_EVENT_SESSION,    /* slot: of the session; arg: enum rille_session_event */
   RILLE_EVENT_UDP,        /* slot: of the socket; the parked receive may try again */
   RILLE_EVENT_STREAM,     /* slot: its token; arg: enum rille_stream_side, there is room or output */
+  RILLE_EVENT_IO,         /* the same for a request in C, see rille_fs.h */
   RILLE_EVENT_END         /* the last connection is gone: cancel what is still parked */
 };
 
@@ -521,11 +522,13 @@ void rille_log_count(rille_log_counts *out);
 #include "rille_accept.h"
 #include "rille_conn.h"
 #include "rille_dict.h"
+#include "rille_fs.h"
 #include "rille_http.h"
 #include "rille_pool.h"
 #include "rille_post.h"
 #include "rille_prefork.h"
 #include "rille_stream.h"
+#include "rille_process.h"
 #include "rille_topic.h"
 #include "rille_udp.h"
 

@@ -5,6 +5,7 @@
 #define RILLE_RILLE_HTTP_H
 
 #include "rille.h"
+#include "rille_fs.h"
 
 enum rille_http_method {
   RILLE_HTTP_OTHER = 0, /* by name */
@@ -30,8 +31,9 @@ enum rille_http_part {
 
 /* Results above RILLE_PARK. */
 enum {
-  RILLE_HTTP_END = 2,        /* the body is over */
-  RILLE_HTTP_OVER_LENGTH = 3 /* more than the Content-Length that was set */
+  RILLE_HTTP_END = 2,         /* the body is over */
+  RILLE_HTTP_OVER_LENGTH = 3, /* more than the Content-Length that was set */
+  RILLE_HTTP_COLD = 4         /* what comes next of a file is not in memory */
 };
 
 /* What is wrong with a header field that a script sets. */
@@ -90,15 +92,15 @@ int rille_http_write(rille_conn *c, const char *bytes, size_t size);
 int rille_http_write_view(rille_conn *c, const uint8_t *base, uint32_t size, rille_cell *cell, rille_block *block,
                           uint32_t epoch);
 int rille_http_write_buffer(rille_conn *c, rille_linkbuffer *from);
-/* A regular file to be sent: its descriptor (owned), or an error. modified: seconds since 1970. Any thread */
-int rille_http_file_open(const char *path, double *size, double *modified);
-void rille_http_file_close(int fd);
 /* from `at` on: 0, or an error */
-int rille_http_file_seek(int fd, double at);
+int rille_http_file_seek(const rille_file *file, double at);
 /* the head of an answer of so many bytes: 0, or an error */
 int rille_http_open_body(rille_conn *c, double size);
-/* at most 64 KiB from the file, as the next piece: 0, RILLE_PARK (until at most one piece waits), RILLE_HTTP_END or an error */
-int rille_http_write_file(rille_conn *c, int fd);
+/* At most 64 KiB from the file, as the next piece: 0, RILLE_PARK (until at most one piece waits), RILLE_HTTP_END, RILLE_HTTP_COLD (a
+ * disk would have to be waited for) or an error */
+int rille_http_write_file(rille_conn *c, const rille_file *file);
+/* the same from a request RILLE_IO_READ that was answered */
+int rille_http_write_read(rille_conn *c, const rille_job *job);
 /* an IMF-fixdate of 29 bytes (RFC 9110 section 5.6.7). Any thread */
 void rille_http_format_date(double seconds, char to[32]);
 /* leave HTTP: 101 with these as Upgrade, or 200 for CONNECT; what follows is the script's. 0, RILLE_PARK or an error */

@@ -55,9 +55,9 @@ rille_job *rille_job_new(rille_pool *pool, rille_state *from, int environment, u
 void rille_job_release(rille_job *job);
 /* Into the queue. RILLE_ERR_FULL, RILLE_ERR_SHUTDOWN, RILLE_ERR_CLOSED (a LinkBuffer in it): nothing has changed, but for want of memory. */
 int rille_job_submit(rille_job *job);
-/* Nobody waits for it any more: a queued one is taken out, what a running one returns is thrown away. */
-void rille_job_abandon(rille_job *job);
-/* owned, a reference; the next one that RILLE_EVENT_JOB was for: a call that is done, or any job that failed */
+/* Nobody waits for it any more: a queued one is taken out (1: it will not run), what a running one returns is thrown away. */
+int rille_job_abandon(rille_job *job);
+/* owned, a reference; the next one that RILLE_EVENT_JOB (a call that is done, or any job that failed) or RILLE_EVENT_IO was for */
 rille_job *rille_job_take(rille_state *state);
 uint32_t rille_job_token(const rille_job *job);
 const char *rille_job_name(const rille_job *job); /* lives as long as the job */

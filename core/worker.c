@@ -4,6 +4,7 @@
  * require), so that modules are loaded once.
  */
 #include "cpu.h"
+#include "io.h"
 #include "log.h"
 #include "loop.h"
 #include "pool.h"
@@ -89,6 +90,11 @@ static void answer_for(rille_worker *w, const char *why) {
 static void run(bench *b) {
   char message[1024];
   rille_worker *w = b->worker;
+  if (w->job->io) {
+    rille_io_run(w->job->io);
+    rille_worker_answer(w, 0);
+    return;
+  }
   int i = find_place(b, w->job->environment, message, sizeof message);
   if (i < 0) {
     answer_for(w, message);
@@ -167,8 +173,10 @@ void *rille_worker_main(void *arg) {
   bench b = {.worker = arg};
   rille_pool *pool = b.worker->pool;
   rille_cpu_roam(); /* a loop that has started it may be pinned */
-  /* loops come first; it is the thread's own on Linux, and no harm if it is refused */
-  (void)setpriority(PRIO_PROCESS, (id_t)gettid(), getpriority(PRIO_PROCESS, (id_t)gettid()) + RILLE_WORKER_NICE);
+  /* Loops come first; it is the thread's own on Linux, and no harm if it is refused. A process that is started inherits it, so
+   * those of "io", which mostly wait, do without. */
+  if (strcmp(pool->name, RILLE_IO_POOL) != 0)
+    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), getpriority(PRIO_PROCESS, (id_t)gettid()) + RILLE_WORKER_NICE);
   pthread_mutex_lock(&pool->lock);
   while (await_job(&b)) {
     pthread_mutex_unlock(&pool->lock);

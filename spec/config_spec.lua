@@ -61,7 +61,7 @@ describe("the configuration", function()
       local timeouts = { read = 0, write = 60, idle = 75, lifetime = 0, linger = 2, header = 10, body = 60 }
       assert.same({
         loops = 1, processes = 1, drain_timeout = 30, dev = false, log = { level = "info", format = "logfmt" },
-        limits = { turn_time = 0.001 }, timeouts = timeouts, dicts = {}, pools = {}, workers_timeout = 2,
+        limits = { turn_time = 0.001, processes = 256 }, io = { workers = 4, queue = 4096, timeout = 60 }, timeouts = timeouts, dicts = {}, pools = {}, workers_timeout = 2,
         servers = { {
           listen = { "tcp://127.0.0.1:7000" }, script = "gateway", options = {}, timeouts = timeouts,
           limits = {
@@ -88,14 +88,14 @@ describe("the configuration", function()
       local conf = assert(load_text('return { workers = 3, servers = { { listen = ":0", script = "gateway", offload = "pool" } } }'))
       assert.same({ max = 3, scale_threshold = 1, queue = 1024, idle_timeout = 60 }, conf.workers)
       assert.equal("pool", conf.servers[1].offload)
-      conf = assert(load_text([[return { workers = { max = 2, queue = 5 }, pools = { io = { max = 8, idle_timeout = "5m" } },
+      conf = assert(load_text([[return { workers = { max = 2, queue = 5 }, pools = { images = { max = 8, idle_timeout = "5m" } },
         workers_timeout = "500ms", servers = { { listen = ":0", script = "gateway" } } }]]))
       assert.equal(5, conf.workers.queue)
-      assert.equal(300, conf.pools.io.idle_timeout)
+      assert.equal(300, conf.pools.images.idle_timeout)
       assert.equal(0.5, conf.workers_timeout)
       assert.matches("workers%.max: got 0; expected a whole number from 1 to 1024", problem "return { workers = 0 }")
       assert.matches("workers: got \"many\"; expected a whole number of workers, or a table", problem 'return { workers = "many" }')
-      assert.matches("pools%.io%.mox: unknown key; did you mean 'max'", problem "return { pools = { io = { mox = 1 } } }")
+      assert.matches("pools%.io%.mox: unknown key; did you mean 'max'", problem "return { pools = { images = { mox = 1 } } }")
     end)
 
     it("is Lua: it may compute, and read the environment", function()

@@ -28,6 +28,23 @@ end
 describe("listener: addresses", function()
   after_each(server.cleanup)
 
+  it("looks a host name up on a worker when a task listens", function()
+    require("spec.support.inside").check [[
+      local p = io.popen "hostname"
+      local name = p:read "*l"
+      p:close()
+      local l, err, message = rille.listen("http://" .. name .. ":0", function() end)
+      if l then
+        assert(l:address():find "^http://[%d%[]", l:address())
+        l:close()
+      else
+        equal(err, "not found")
+        assert(message:find("no address for the host", 1, true), message)
+      end
+      equal(rille.pool("io"):stats().done, 1)
+    ]]
+  end)
+
   it("serves TCP, Unix and abstract sockets at once", function()
     local path = server.folder() .. "/sock"
     local name = "unix:@rille-spec-listener-" .. net.C.net_getpid()

@@ -14,6 +14,8 @@ local log = require "rille.log"
 local loop_face = require "rille.loop"
 local offload = require "rille.offload"
 local pool = require "rille.pool"
+local process = require "rille.process"
+local requests = require "rille.io"
 local script = require "rille.script"
 local state = require "rille.state"
 local stream = require "rille.stream"
@@ -42,6 +44,7 @@ function boot.attach(loop, handle, plan)
   -- Connections that a script makes itself (pair, adopt): no hooks, no time-outs but linger.
   state.is_dev = plan.is_dev or false
   state.default_service = listener.service({}, { timeouts = { linger = plan.linger or 2 }, limits = plan.limits })
+  requests.set_timeout(plan.io_timeout)
   log.set_context(plan.label, plan.loop_id)
   coroutines.install()
 end
@@ -50,6 +53,8 @@ function boot.detach()
   coroutines.restore()
   pool.reset()
   stream.reset()
+  requests.reset()
+  process.reset()
   task.reset()
   timer.reset()
   concurrency.reset()

@@ -119,6 +119,7 @@ end
 
 -- What no single key can tell.
 local function check_together(conf)
+  if conf.pools.io then return { "pools", "io" }, "is the pool of rille.fs; set io" end
   if conf.log.file and conf.log.to then return { "log", "to" }, "excludes log.file; keep one of them" end
   for i, server in ipairs(conf.servers) do
     local path, problem = check_server(server, conf.loops, conf.processes)

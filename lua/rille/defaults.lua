@@ -185,9 +185,20 @@ local workers = {
     about = "without a job, after which a worker ends" },
 }
 
+local io = {
+  { name = "workers", type = "count", default = 4, min = 1, max = 1024,
+    about = "threads that read files and make other calls that block, at most" },
+  { name = "queue", type = "count", default = 4096, min = 1, max = 2 ^ 20,
+    about = "such calls that wait; then `\"full\"`" },
+  { name = "timeout", type = "seconds", default = "60s", min = 0, max = TIME_MAX,
+    about = "that a task waits for such a call, if it does not say itself; then `\"timeout\"`. 0: none" },
+}
+
 local limits = {
   { name = "turn_time", type = "seconds", default = "1ms", min = "0.1ms", max = "1s",
     about = "how long one connection is served in a turn while others wait" },
+  { name = "processes", type = "count", default = 256, min = 1, max = 65536,
+    about = "that scripts have started and that run, of the whole server; then `\"full\"`" },
 }
 
 return {
@@ -211,7 +222,8 @@ return {
     { name = "banner", type = "lines",
       about = "written to stderr, as it is, when all servers listen; not with `log.format = \"json\"`" },
     { name = "log", type = "table", keys = log, about = "the log" },
-    { name = "limits", type = "table", keys = limits, about = "of a loop" },
+    { name = "limits", type = "table", keys = limits, about = "of a loop, and of the process" },
+    { name = "io", type = "table", keys = io, about = "the worker pool of `rille.fs`" },
     { name = "dicts", type = "map", keys = dict, max = 255, about = "shared memory for `rille.dict`, by name" },
     { name = "workers", type = "workers", keys = workers,
       about = "the worker pool `\"default\"`: a number, which is its `max`, or a table" },

@@ -8,6 +8,7 @@ local take_moved = require("rille.conn_move").take
 local conn_read = require "rille.conn_read"
 local conn_write = require "rille.conn_write"
 local errors = require "rille.errors"
+local receive_io = require("rille.io").receive
 local receive_job = require("rille.pool").receive
 local receive_post = require("rille.post").receive
 local script = require "rille.script"
@@ -34,6 +35,7 @@ local EVENT_BALANCE = C.RILLE_EVENT_BALANCE
 local EVENT_DATAGRAM, EVENT_SESSION, EVENT_UDP = C.RILLE_EVENT_DATAGRAM, C.RILLE_EVENT_SESSION, C.RILLE_EVENT_UDP
 local EVENT_MOVE = C.RILLE_EVENT_MOVE
 local EVENT_STREAM = C.RILLE_EVENT_STREAM
+local EVENT_IO = C.RILLE_EVENT_IO
 local EVENT_START, EVENT_STOP, EVENT_END = C.RILLE_EVENT_START, C.RILLE_EVENT_STOP, C.RILLE_EVENT_END
 
 local dispatch = {
@@ -179,6 +181,8 @@ local function rare_event(kind, slot, arg)
     return receive_moved(slot)
   elseif kind == EVENT_STREAM then
     return stream_event(slot, arg)
+  elseif kind == EVENT_IO then
+    return receive_io()
   end
   local self = conn_at(slot)
   if not self then return end

@@ -5,10 +5,12 @@ local ffi = require "ffi"
 local C = require "rille.core"
 local cidr = require "rille.cidr"
 local errors = require "rille.errors"
+local io = require "rille.io"
 local misuse = require "rille.misuse"
 local scheme = require "rille.config.scheme"
 local script = require "rille.script"
 local state = require "rille.state"
+local task = require "rille.task"
 
 local Listener = {}
 Listener.__index = Listener
@@ -208,6 +210,18 @@ function M.view(listener)
   return setmetatable({ _p = listener._p, _run = listener._run, _is_http = listener._is_http }, View)
 end
 
+-- The URL with the address in place of a name, which a worker has to look up. nil, err, message.
+local function without_name(url, settings)
+  local _, address = scheme.split(url, settings.protocol)
+  local is_http = address ~= url
+  if not task.current() or C.rille_address_needs_lookup(address) == 0 then return url end
+  local job, err, message = io.call(io.deadline(nil, "listen"), C.RILLE_IO_LOOK_UP, address)
+  if not job then return nil, err, message end
+  address = ffi.string(C.rille_io_bytes(job), C.rille_io_result_of(job).size)
+  io.drop(job)
+  return is_http and scheme.http(address) or address
+end
+
 -- rille.listen(url, handler[, settings]): handler is a function, a table of hooks, or a key of the script's table.
 -- A Listener, or nil, err, message.
 function M.listen(url, handler, settings)
@@ -222,6 +236,9 @@ function M.listen(url, handler, settings)
   if not hooks then misuse(message) end
   settings, message = require("rille.config").server(settings or {}, "rille.listen")
   if not settings then misuse(message) end
+  local err
+  url, err, message = without_name(url, settings)
+  if not url then return nil, err, message end
   return M.open({}, hooks, url, settings)
 end
 

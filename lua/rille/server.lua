@@ -12,6 +12,7 @@ local log = require "rille.log"
 local prefork = require "rille.prefork"
 local offload = require "rille.offload"
 local pool = require "rille.pool"
+local requests = require "rille.io"
 local script = require "rille.script"
 local state = require "rille.state"
 local task = require "rille.task"
@@ -72,9 +73,19 @@ local function label_of(one)
   return (one.script:match("([^/]+)%.lua$") or one.script) .. "@1"
 end
 
--- The loops are over: the workers of every pool have so long to come back.
+local PROCESS_PATIENCE_MS = 2000
+
+-- The loops are over: the workers of every pool have so long to come back, then the processes that scripts have started.
 local function stop_pools(conf)
   C.rille_pools_stop(conf.workers_timeout * 1000)
+  C.rille_processes_stop(PROCESS_PATIENCE_MS)
+end
+
+-- What all loops share, before there is one. True, or nil, message.
+local function make_shared(conf)
+  C.rille_processes_limit(conf.limits.processes)
+  requests.make(conf.io)
+  return dict.make_all(conf.dicts)
 end
 
 -- For people, so not between records for machines.
@@ -88,7 +99,7 @@ local function plan_of(conf, i, loop_id)
   local one = conf.servers[i]
   return {
     label = label_of(one), generation = 1, loop_id = loop_id, loop_count = conf.loops, server = one,
-    number = i, groups = i * GROUPS, linger = conf.timeouts.linger,
+    number = i, groups = i * GROUPS, linger = conf.timeouts.linger, io_timeout = conf.io.timeout,
     limits = one.limits, is_dev = conf.dev,
     path = (conf.path and conf.path .. ";" or "") .. package.path,
     cpath = (conf.cpath and conf.cpath .. ";" or "") .. package.cpath,
@@ -111,7 +122,7 @@ end
 -- Every state of every loop built and proven, its listeners bound but not accepting. The team, or nil, message: nothing is left
 -- then.
 function server.build(conf)
-  local made, why = dict.make_all(conf.dicts)
+  local made, why = make_shared(conf)
   if made then made, why = pool.make_all(conf) end
   if not made then return nil, why end
   local cpus, problem = cpus_of(conf)
@@ -197,7 +208,7 @@ local function run_here(conf, label, setup)
   lua_run = lua_run or assert(package.loadlib(debug.getregistry()["rille.core.path"], "rille_lua_run"))
   local ok, message = prefork.adopt()
   if ok then ok, message = configure_log(conf) end
-  if ok then ok, message = dict.make_all(conf.dicts) end
+  if ok then ok, message = make_shared(conf) end
   if not ok then return nil, message end
   local code = C.rille_control_start()
   if code ~= 0 then return nil, ("cannot start the control thread: %s"):format(errors.text[-code]) end
@@ -210,7 +221,7 @@ local function run_here(conf, label, setup)
   local handle = C.rille_state_host(loop, 1, label)
   boot.attach(loop, handle, {
     label = label, generation = 1, loop_id = 1, loop_count = 1, linger = conf.timeouts.linger, is_host = true,
-    is_dev = conf.dev,
+    io_timeout = conf.io.timeout, is_dev = conf.dev,
   })
   local path, cpath = package.path, package.cpath
   local is_set_up, status

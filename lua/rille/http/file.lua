@@ -5,17 +5,20 @@ local C = require "rille.core"
 local ffi = require "ffi"
 
 local errors = require "rille.errors"
+local io = require "rille.io"
 local misuse = require "rille.misuse"
 local response = require "rille.http.response"
 local types = require "rille.http.types"
 local write_slow = require("rille.conn_write").slow
 
 local PIECE = 65536 -- of what waits for a slow client, beside the one that is read
-local PARK, END = C.RILLE_PARK, C.RILLE_HTTP_END
+local PARK, END, COLD = C.RILLE_PARK, C.RILLE_HTTP_END, C.RILLE_HTTP_COLD
+
+local NOT_THERE = { ["invalid argument"] = true, ["not supported"] = true } -- a folder, a pipe
 
 local file = {}
 
-local size_box, modified_box = ffi.new("double[1]"), ffi.new("double[1]")
+local err_box, stat_box = ffi.new("int[1]"), ffi.new("rille_file_stat")
 local date_box, slice_box = ffi.new("char[32]"), ffi.new("rille_slice[1]")
 
 local function date_of(seconds)
@@ -65,15 +68,34 @@ local function select_part(res, p, size, date)
   return first, last - first + 1
 end
 
-local function send_pieces(res, fd)
+-- A worker reads the next piece, which is not in memory. A code as of rille_http_write_file; or nil, err.
+local function send_cold(res, handle)
+  local job, err = io.call_file(io.deadline(nil, "file"), nil, false, C.RILLE_IO_READ, handle, PIECE)
+  if not job then return nil, err end
+  local p = response.live(res)
+  local code = p and C.rille_http_write_read(p, job)
+  io.drop(job)
+  if not p then return nil, "closed" end
+  return code
+end
+
+local function send_pieces(res, handle)
   while true do
     local p = response.live(res)
     if not p then return nil, "closed" end
-    local code = C.rille_http_write_file(p, fd)
+    local code = C.rille_http_write_file(p, handle)
+    if code == COLD then
+      local err
+      code, err = send_cold(res, handle)
+      if not code then
+        res.conn:close() -- the length is out already
+        return nil, err
+      end
+    end
     if code == END then return true end
     if code == PARK then
-      local ok, err = write_slow(res.conn, code, PIECE)
-      if not ok then return nil, err end
+      local ok, why = write_slow(res.conn, code, PIECE)
+      if not ok then return nil, why end
     elseif code ~= 0 then
       if code == C.RILLE_ERR_SHORT then res.conn:close() end -- it shrank: the length is out already
       return nil, errors.text[-code]
@@ -81,8 +103,10 @@ local function send_pieces(res, fd)
   end
 end
 
-local function send(res, p, path, fd, options)
-  local size, date = size_box[0], date_of(modified_box[0])
+local function send(res, p, path, handle, options)
+  local code = C.rille_file_look(handle, stat_box)
+  if code ~= 0 then return nil, errors.text[-code] end
+  local size, date = stat_box.size, date_of(math.floor(stat_box.modified))
   local is_plain = res.status == 200
   if not res:header("Content-Type") then
     response.set_field(p, "Content-Type", options and options.type or types.of(path), 0)
@@ -94,19 +118,33 @@ local function send(res, p, path, fd, options)
     first, length = select_part(res, p, size, date)
   end
   if first > 0 then
-    local code = C.rille_http_file_seek(fd, first)
+    code = C.rille_http_file_seek(handle, first)
     if code ~= 0 then return nil, errors.text[-code] end
   end
-  local code = C.rille_http_open_body(p, length)
+  code = C.rille_http_open_body(p, length)
   if code ~= 0 then
     local ok, err = response.answered(res, code)
     if not ok then return nil, err end
   end
-  return send_pieces(res, fd)
+  return send_pieces(res, handle)
 end
 
-local function finish(fd, ok, ...)
-  C.rille_http_file_close(fd)
+-- The file, opened by a worker if a disk would have to be waited for. nil, err.
+local function open(path)
+  local handle = C.rille_file_open_cached(path, err_box)
+  if handle ~= nil then return handle end
+  if err_box[0] ~= C.RILLE_ERR_BUSY then return nil, errors.text[-err_box[0]] end
+  local job, err = io.call(io.deadline(nil, "file"), C.RILLE_IO_OPEN, path, nil, C.RILLE_FILE_READ, -1)
+  if not job then return nil, NOT_THERE[err] and "not found" or err end
+  handle = C.rille_io_take_file(job)
+  io.drop(job)
+  if C.rille_file_look(handle, stat_box) == 0 and string.char(stat_box.type) == "f" then return handle end
+  C.rille_file_release(handle)
+  return nil, "not found"
+end
+
+local function finish(handle, ok, ...)
+  C.rille_file_release(handle)
   if not ok then error((...), 0) end
   return ...
 end
@@ -122,9 +160,14 @@ function file.send(res, path, options)
   end
   if res:is_sent() then return response.answered(res, C.rille_http_open_body(p, 0)) end -- raises, or says what ended it
   if path:find("%z") then return nil, "not found" end
-  local fd = C.rille_http_file_open(path, size_box, modified_box)
-  if fd < 0 then return nil, errors.text[-fd] end
-  return finish(fd, pcall(send, res, p, path, fd, options))
+  local handle, err = open(path)
+  if not handle then return nil, err end
+  p = response.live(res)
+  if not p then
+    C.rille_file_release(handle)
+    return nil, "closed"
+  end
+  return finish(handle, pcall(send, res, p, path, handle, options))
 end
 
 return file
