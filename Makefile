@@ -68,7 +68,7 @@ $(BUILD)/core/%.o: core/%.c $(BUILD)/flags
 	$(Q)$(CC) $(C_FLAGS) $(LTO) -include core/export.h -MMD -MP -c $< -o $@
 
 # The text of rille.h as Lua sees it, a C string in the library: no declaration is written twice.
-$(BUILD)/cdef.c: core/rille.h core/rille_dict.h core/rille_http.h core/rille_pool.h core/rille_post.h core/rille_topic.h Makefile
+$(BUILD)/cdef.c: core/rille.h core/rille_control.h core/rille_dict.h core/rille_http.h core/rille_metric.h core/rille_pool.h core/rille_post.h core/rille_topic.h Makefile
 	@mkdir -p $(@D)
 	@$(CC) -E -P -DRILLE_CDEF $< -o $(BUILD)/cdef.txt
 	@{ echo '#include "rille.h"'; echo 'const char *rille_cdef(void) { return'; \
@@ -127,7 +127,8 @@ asan: test-deps
 
 # C tests that start threads
 # specs whose servers run several loops; only the server is run under the sanitizer
-RACING_SPECS = spec/loops_spec.lua spec/topic_spec.lua spec/pool_spec.lua spec/pool_server_spec.lua
+RACING_SPECS = spec/loops_spec.lua spec/topic_spec.lua spec/pool_spec.lua spec/pool_server_spec.lua \
+  spec/status_spec.lua spec/metric_spec.lua
 RACES = $(sort $(wildcard spec/c/*_race_test.c) $(shell grep -l pthread_create spec/c/*_test.c 2>/dev/null))
 tsan: test-deps
 	@$(MAKE) --no-print-directory build $(TSAN)

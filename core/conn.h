@@ -108,6 +108,7 @@ struct rille_service {
   uint32_t high_water;
   const struct rille_http_settings *http; /* owned; NULL: connections do not speak HTTP */
   bool nodelay;
+  bool stays;           /* of a listener that accepts during a stop */
   uint32_t keepalive_s; /* 0: off */
 
   /* loop thread */

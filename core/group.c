@@ -3,13 +3,12 @@
  */
 #include "group.h"
 
+#include "control.h"
 #include "listener.h"
 #include "team.h"
 
 #include <string.h>
 #include <unistd.h>
-
-enum { STALLED_NS = 1000000000 }; /* a turn that lasts longer gets no new connections */
 
 void rille_group_came(rille_group *group, const rille_loop *loop) {
   atomic_fetch_add_explicit(&group->loads[loop->id - 1], 1, memory_order_relaxed);
@@ -23,6 +22,8 @@ static uint32_t load_of(const rille_group *group, uint32_t i) {
   return atomic_load_explicit(&group->loads[i], memory_order_relaxed);
 }
 
+uint32_t rille_group_load_of(const rille_group *group, const rille_loop *loop) { return load_of(group, loop->id - 1); }
+
 uint32_t rille_group_load(const rille_group *group) {
   uint32_t sum = 0;
   for (uint32_t i = 0; i < group->count; i++) sum += load_of(group, i);
@@ -30,11 +31,6 @@ uint32_t rille_group_load(const rille_group *group) {
 }
 
 /* ---- whose turn it is ------------------------------------------------------------------------------------------- */
-
-static bool is_stalled(const rille_loop *loop, uint64_t now_ns) {
-  uint64_t since = atomic_load_explicit(&loop->busy_since, memory_order_relaxed);
-  return since != 0 && now_ns > since && now_ns - since > STALLED_NS;
-}
 
 static uint32_t least(const rille_group *group, uint32_t from) {
   uint32_t best = from % group->count;
@@ -69,7 +65,7 @@ rille_listener *rille_group_pick(rille_group *group, rille_listener *l, const ri
   else if (group->balance == RILLE_BALANCE_SOURCE_HASH && has_source) first = hash_of(peer);
   for (uint32_t i = 0; i < group->count; i++) {
     rille_listener *member = group->members[(first + i) % group->count];
-    if (member == l || !is_stalled(member->loop, l->loop->now_ns)) return member;
+    if (member == l || !rille_stall_is(member->loop, l->loop->now_ns)) return member;
   }
   return l;
 }

@@ -43,7 +43,8 @@ bool rille_group_hand(rille_group *group, rille_listener *to, int fd, const rill
 /* A connection came to, or left, this loop. */
 void rille_group_came(rille_group *group, const rille_loop *loop);
 void rille_group_left(rille_group *group, const rille_loop *loop);
-/* connections in all */
+/* connections on one loop, and in all */
+uint32_t rille_group_load_of(const rille_group *group, const rille_loop *loop);
 uint32_t rille_group_load(const rille_group *group);
 
 #endif

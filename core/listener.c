@@ -123,6 +123,7 @@ rille_listener *rille_listener_open(rille_service *service, const char *url, con
   l->loop = service->state->loop;
   l->service = service;
   l->options = *options;
+  if (options->stays) service->stays = true;
   char why[256];
   *err = rille_address_parse(url, &l->address, why, sizeof why);
   bool is_shared = l->loop->team && options->group;
@@ -199,6 +200,7 @@ static bool serve(rille_listener *l, int fd, const rille_peer *peer) {
   c->peer = *peer;
   c->group = l->group;
   l->loop->accepted++;
+  l->accepted++;
   rille_conn_start(c);
   return true;
 }

@@ -32,6 +32,7 @@ struct rille_listener {
   bool is_closed;    /* freed at the end of the event batch, when it is not held any more */
   bool is_held;      /* by who opened it, until rille_listener_close */
   bool is_full;      /* max_connections reached */
+  double accepted;   /* connections that came to this loop by it */
   uint32_t retry_ms; /* the present back-off, 0: none */
   uint64_t retry_at_ms;
   dev_t device; /* of the unix path, so that only our own file is removed */

@@ -189,6 +189,7 @@ enum rille_event_kind {
   RILLE_EVENT_STOP,       /* shutdown has begun */
   RILLE_EVENT_POST,       /* a call from another loop: rille_post_take */
   RILLE_EVENT_JOB,        /* a job of a worker pool: rille_job_take */
+  RILLE_EVENT_CONSOLE,    /* code of the console: rille_console_take */
   RILLE_EVENT_END         /* the last connection is gone: cancel what is still parked */
 };
 
@@ -211,6 +212,10 @@ typedef struct rille_clock {
 typedef struct rille_loop_stats {
   double id, turns, connections, accepted, messages, bytes_in, bytes_out, watches, timers;
   double lua_bytes, lua_allocated, failures;
+  double errors;       /* of scripts: what raised and was logged */
+  double stalls;       /* turns that lasted longer than stall_after */
+  double mail;         /* messages of other threads that wait */
+  double turn_seconds; /* all turns */
 } rille_loop_stats;
 
 /* owned; NULL with *err. id 1.. */
@@ -249,11 +254,6 @@ int rille_team_run(rille_team *team);
 void rille_team_free(rille_team *team);
 /* processors this process may use: affinity and the quota of its cgroup */
 int rille_cpu_count(void);
-
-/* Signals, process limits: one control thread a process. start blocks the signals in the calling thread (and the threads it
- * makes), so that the control thread gets them; stop undoes it. */
-int rille_control_start(void);
-void rille_control_stop(void);
 
 /* ---- state ----------------------------------------------------------------------------------------------------- */
 
@@ -329,6 +329,7 @@ typedef struct rille_listen_options {
   int receive_buffer, send_buffer; /* bytes, 0: the system's */
   uint32_t max_connections;        /* 0: none */
   uint32_t mode;                   /* of a unix path; 0: as umask has it */
+  int stays;                       /* 1: it accepts during a stop too, to say so */
   char device[16];
 } rille_listen_options;
 
@@ -485,8 +486,10 @@ int rille_log_reopen(void);
 int rille_log_take(char *to, double max);
 void rille_log_count(rille_log_counts *out);
 
+#include "rille_control.h"
 #include "rille_dict.h"
 #include "rille_http.h"
+#include "rille_metric.h"
 #include "rille_pool.h"
 #include "rille_post.h"
 #include "rille_topic.h"

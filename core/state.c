@@ -3,6 +3,7 @@
  */
 #include "state.h"
 
+#include "control.h"
 #include "listener.h"
 #include "log.h"
 #include "loop.h"
@@ -75,6 +76,9 @@ void rille_state_dispatch(rille_state *state) {
   state->working = work;
   state->inbox = (rille_inbox){.items = work.items, .count = work.count};
   lua_State *L = state->lua;
+  rille_place *place = &state->loop->place;
+  __atomic_store_n(&place->conn, 0, __ATOMIC_RELAXED);
+  __atomic_store_n(&place->state, state->index + 1, __ATOMIC_RELAXED);
   do {
     uint32_t before = state->inbox.next;
     lua_pushvalue(L, state->dispatch_index);
@@ -90,6 +94,7 @@ void rille_state_dispatch(rille_state *state) {
     }
     lua_pop(L, 1);
   } while (state->inbox.next < state->inbox.count);
+  __atomic_store_n(&place->state, 0, __ATOMIC_RELAXED);
   look_at_heap(state);
 }
 
@@ -230,6 +235,8 @@ uint32_t rille_state_generation(const rille_state *state) { return state->genera
 
 const char *rille_state_label(const rille_state *state) { return state->label; }
 
+void rille_state_count_error(rille_state *state) { state->errors++; }
+
 void rille_state_free(rille_state *state) {
   if (state->lua && !state->is_host) lua_close(state->lua);
   while (state->services) {
@@ -240,6 +247,7 @@ void rille_state_free(rille_state *state) {
   }
   rille_post_forget(state);
   rille_job_forget(state);
+  rille_console_forget(state);
   free(state->working.items);
   free(state->ready.items);
   free(state->later.items);

@@ -61,7 +61,8 @@ describe("the configuration", function()
       local timeouts = { read = 0, write = 60, idle = 75, lifetime = 0, linger = 2, header = 10, body = 60 }
       assert.same({
         loops = 1, drain_timeout = 30, dev = false, log = { level = "info", format = "logfmt" },
-        limits = { turn_time = 0.001 }, timeouts = timeouts, dicts = {},
+        limits = { turn_time = 0.001 }, timeouts = timeouts, dicts = {}, stall_after = 1, control = { enabled = true },
+        metrics = { max = 1000, series = 1000 }, file = folder .. "/conf/rille.lua",
         servers = { {
           listen = { "tcp://127.0.0.1:7000" }, script = "gateway", options = {}, timeouts = timeouts,
           limits = {
@@ -126,6 +127,16 @@ describe("the configuration", function()
       assert.equal(2 ^ 30, limits.high_water)
       assert.equal(1536, server_with('limits = { max_input = "1.5k" }').limits.max_input)
       assert.equal(100, server_with("limits = { max_input = 100 }").limits.max_input)
+    end)
+
+    it("true and false for what can be switched off", function()
+      local function control_of(text)
+        return assert(load_text('return { control = ' .. text .. ', servers = { { listen = ":0", script = "a" } } }')).control
+      end
+      assert.same({ enabled = false }, control_of "false")
+      assert.same({ enabled = true }, control_of "true")
+      assert.same({ enabled = true, path = folder .. "/run/x.sock" }, control_of '{ path = "../run/x.sock" }')
+      assert.matches("control: got 5; expected a table", problem("return { control = 5 }"), 1, true)
     end)
 
     it("time-outs at the top for all servers, each of which may have its own", function()
@@ -215,7 +226,7 @@ describe("the configuration", function()
     end)
 
     it("keys of later versions", function()
-      for _, key in ipairs { "workers", "control", "user", "reload" } do
+      for _, key in ipairs { "workers", "user", "reload" } do
         assert.equal(("conf/rille.lua:1: %s: not supported by this version"):format(key), problem("return { " .. key .. " = {} }"))
       end
       for _, key in ipairs { "tls", "reload" } do

@@ -25,6 +25,7 @@ local EVENT_WATCH, EVENT_OPEN, EVENT_IDLE = C.RILLE_EVENT_WATCH, C.RILLE_EVENT_O
 local EVENT_DISCONNECT, EVENT_CLOSE = C.RILLE_EVENT_DISCONNECT, C.RILLE_EVENT_CLOSE
 local EVENT_POST, EVENT_ACCEPT, EVENT_JOB = C.RILLE_EVENT_POST, C.RILLE_EVENT_ACCEPT, C.RILLE_EVENT_JOB
 local EVENT_START, EVENT_STOP, EVENT_END = C.RILLE_EVENT_START, C.RILLE_EVENT_STOP, C.RILLE_EVENT_END
+local EVENT_CONSOLE = C.RILLE_EVENT_CONSOLE
 
 local dispatch = {
   on_start = nil, -- called in a fiber before the listeners accept; set by boot.lua
@@ -137,6 +138,8 @@ local function rare_event(kind, slot, arg)
     return receive_post()
   elseif kind == EVENT_JOB then
     return receive_job()
+  elseif kind == EVENT_CONSOLE then
+    return require("rille.console").receive()
   end
   local self = conn_at(slot)
   if not self then return end
@@ -172,6 +175,7 @@ local function go_through()
     elseif kind == EVENT_READ then
       resume_reader(slot)
     elseif kind == EVENT_WATCH then
+      state.place.conn = 0 -- a timer is no connection's; see core/stall.c
       timer_event(slot, arg)
     elseif kind == EVENT_WRITE then
       resume_writers(slot)
@@ -190,6 +194,7 @@ end
 -- One call a turn. True when tasks are left that can run.
 function dispatch.run()
   if not is_empty() then run_inbox(go_through, is_empty) end
+  state.place.conn = 0
   return run_queue()
 end
 

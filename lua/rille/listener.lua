@@ -100,6 +100,7 @@ function M.open(services, hooks, url, settings, group)
   options.send_buffer = settings.send_buffer or 0
   options.max_connections = settings.limits and settings.limits.max_connections or 0
   options.mode = settings.mode or 0
+  options.stays = settings.stays and 1 or 0
   if settings.device then ffi.copy(options.device, settings.device:sub(1, 15)) end
   local p = C.rille_listener_open(service, address, options, err_box, message_box, 512)
   if p == nil then return nil, errors.text[-err_box[0]], ffi.string(message_box) end
