@@ -68,7 +68,7 @@ $(BUILD)/core/%.o: core/%.c $(BUILD)/flags
 	$(Q)$(CC) $(C_FLAGS) $(LTO) -include core/export.h -MMD -MP -c $< -o $@
 
 # The text of rille.h as Lua sees it, a C string in the library: no declaration is written twice.
-$(BUILD)/cdef.c: core/rille.h core/rille_accept.h core/rille_conn.h core/rille_dict.h core/rille_fs.h core/rille_http.h core/rille_pool.h core/rille_post.h core/rille_prefork.h core/rille_process.h core/rille_stream.h core/rille_topic.h core/rille_udp.h Makefile
+$(BUILD)/cdef.c: $(wildcard core/rille*.h) Makefile
 	@mkdir -p $(@D)
 	@$(CC) -E -P -DRILLE_CDEF $< -o $(BUILD)/cdef.txt
 	@{ echo '#include "rille.h"'; echo 'const char *rille_cdef(void) { return'; \
@@ -130,7 +130,8 @@ asan: test-deps
 RACING_SPECS = spec/loops_spec.lua spec/topic_spec.lua spec/pool_spec.lua spec/pool_server_spec.lua spec/state_spec.lua \
                spec/accept_spec.lua spec/listen_spec.lua spec/prefork_spec.lua spec/systemd_spec.lua \
                spec/udp_spec.lua spec/udp_session_spec.lua spec/conn_move_spec.lua spec/close_race_spec.lua \
-               spec/stream_spec.lua spec/offload_spec.lua spec/fs_spec.lua spec/process_spec.lua spec/http/cold_file_spec.lua
+               spec/stream_spec.lua spec/offload_spec.lua spec/fs_spec.lua spec/process_spec.lua spec/http/cold_file_spec.lua \
+               spec/status_spec.lua spec/metric_spec.lua
 RACES = $(sort $(wildcard spec/c/*_race_test.c) $(shell grep -l pthread_create spec/c/*_test.c 2>/dev/null))
 tsan: test-deps
 	@$(MAKE) --no-print-directory build $(TSAN)

@@ -34,7 +34,7 @@ void rille_listener_arm(rille_listener *l) {
   if (l->udp) rille_udp_arm(l->udp);
   if (l->udp || l->is_armed || l->fd < 0) return;
   uint64_t data = (uint64_t)RILLE_TAG_LISTENER << 56 | (uint64_t)(uintptr_t)l; /* user addresses have 47 bits */
-  bool has_others = l->stays || (l->group && l->group->accept == RILLE_ACCEPT_SHARED && l->group->loop_count > 1);
+  bool has_others = l->is_given || (l->group && l->group->accept == RILLE_ACCEPT_SHARED && l->group->loop_count > 1);
   uint32_t events =
       EPOLLIN | (has_others ? (uint32_t)EPOLLEXCLUSIVE : 0); /* one loop wakes for a connection, not all */
   l->is_armed = rille_poller_add(&l->loop->poller, l->fd, events, data) == RILLE_OK;
@@ -226,7 +226,7 @@ void rille_listener_drain(rille_listener *l) {
     return;
   }
   /* of a socket that stays, what waits in the queue is for the next process */
-  bool takes = l->fd >= 0 && l->service->state->is_serving && (!l->stays || rille_given_is_ending(l->fd));
+  bool takes = l->fd >= 0 && l->service->state->is_serving && (!l->is_given || rille_given_is_ending(l->fd));
   for (int i = 0; takes && i < RILLE_ACCEPT_LAST && !is_full(l) && accept_one(l); i++) {
   }
   rille_listener_shut(l);

@@ -3,6 +3,7 @@
  */
 #include "balance.h"
 
+#include "control.h"
 #include "listener.h"
 #include "log.h"
 #include "team.h"
@@ -11,14 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { STALLED_NS = 1000000000 }; /* a turn that lasts longer gets no new connections */
-
 /* ---- whose turn it is ------------------------------------------------------------------------------------------- */
-
-static bool is_stalled(const rille_loop *loop, uint64_t now_ns) {
-  uint64_t since = atomic_load_explicit(&loop->busy_since, memory_order_relaxed);
-  return since != 0 && now_ns > since && now_ns - since > STALLED_NS;
-}
 
 static uint32_t least(const rille_group *group, uint32_t from) {
   uint32_t best = from % group->loop_count;
@@ -54,7 +48,7 @@ rille_listener *rille_balance_pick(rille_group *group, rille_listener *l, const 
   else if (group->balance == RILLE_BALANCE_SOURCE_HASH && has_source) first = hash_of(peer);
   for (uint32_t i = 0; i < group->loop_count; i++) {
     rille_listener *member = group->members[(first + i) % group->loop_count];
-    bool is_there = !atomic_load(&member->is_away) && !is_stalled(member->loop, l->loop->now_ns);
+    bool is_there = !atomic_load(&member->is_away) && !rille_stall_is(member->loop, l->loop->now_ns);
     if (member == l || is_there) return member;
   }
   return l;

@@ -120,7 +120,7 @@ void rille_conn_opened(rille_conn *c) {
 
 void rille_conn_enter(rille_conn *c) {
   c->tasks++;
-  rille_conn_note(c);
+  rille_loop_attend(c);
 }
 
 void rille_conn_leave(rille_conn *c) {
@@ -138,9 +138,9 @@ int rille_conn_begin(rille_conn *c) {
     return 0;
   }
   c->flags &= ~(uint32_t)(RILLE_CONN_CONSUMED | RILLE_CONN_ARRIVED);
-  rille_conn_note(c);
   c->tasks++;
   c->loop->messages++;
+  rille_loop_attend(c);
   return 1;
 }
 
@@ -368,6 +368,8 @@ bool rille_conn_stop(rille_conn *c, bool force) {
     return true;
   }
   if (!(c->flags & (RILLE_CONN_SERVED | RILLE_CONN_CLOSING))) return false;
+  if (c->service->stays)
+    return c->is_http && rille_http_is_busy(c); /* its next request is welcome, but not waited for */
   bool is_quiet = c->tasks == 0 && !(c->flags & (RILLE_CONN_BUSY | RILLE_CONN_OPENING));
   bool is_waiting = c->flags & RILLE_CONN_READER && !(c->flags & RILLE_CONN_WOKEN);
   if (c->is_http && rille_http_is_busy(c))

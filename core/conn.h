@@ -112,6 +112,7 @@ struct rille_service {
   double read_rate, write_rate;           /* bytes a second of a connection, 0: no limit */
   const struct rille_http_settings *http; /* owned; NULL: connections do not speak HTTP */
   bool nodelay;
+  bool stays;           /* of a listener that accepts during a stop */
   uint32_t keepalive_s; /* 0: off */
 
   /* loop thread */

@@ -99,6 +99,20 @@ rille_dict *rille_dict_open(const char *name, double name_size, double size, int
   return d;
 }
 
+void dict_each(void (*visit)(void *to, rille_dict *d), void *to) {
+  pthread_mutex_lock(&dicts_lock);
+  for (rille_dict *d = dicts; d; d = d->next) visit(to, d);
+  pthread_mutex_unlock(&dicts_lock);
+}
+
+double dict_count(const rille_dict *d) {
+  double count = 0;
+  for (uint32_t i = 0; i < d->shard_count; i++) {
+    count += atomic_load_explicit(&d->shards[i].count, memory_order_relaxed);
+  }
+  return count;
+}
+
 double rille_dict_capacity(const rille_dict *d) { return (double)d->size; }
 
 double rille_dict_free_space(rille_dict *d) {

@@ -195,6 +195,13 @@ static inline void dict_add_count(struct dict_shard *s, uint32_t by) {
   atomic_store_explicit(&s->count, atomic_load_explicit(&s->count, memory_order_relaxed) + by, memory_order_relaxed);
 }
 
+/* ---- dict.c, for status.c; any thread ---- */
+
+/* visit each dict; none ever goes */
+void dict_each(void (*visit)(void *to, rille_dict *d), void *to);
+/* entries, those that have expired and were not swept yet among them */
+double dict_count(const rille_dict *d);
+
 /* ---- dict.c, for dict_list.c ---- */
 
 struct dict_key {

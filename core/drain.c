@@ -33,13 +33,16 @@ void rille_loop_stop(rille_loop *loop, double drain_ms) {
   }
   rille_notify_stopping();
   loop->is_stopping = true;
+  atomic_store(&loop->phase, RILLE_LOOP_STOPPING);
   loop->is_draining = drain_ms > 0;
   loop->drain_at_ms = at;
   /* not in this turn: a connection is idle only when the kernel has nothing for it either */
   loop->drain_look_ms = loop->clock_ms + 1;
   loop->hooks_pending = 0;
   if (loop->is_open) {
-    for (rille_listener *l = loop->listeners; l; l = l->next) rille_listener_drain(l);
+    for (rille_listener *l = loop->listeners; l; l = l->next) {
+      if (!l->options.stays) rille_listener_drain(l);
+    }
   }
   for (uint32_t i = 0; i < loop->state_count; i++) {
     if (!loop->states[i]->lua) continue;

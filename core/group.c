@@ -3,6 +3,7 @@
  */
 #include "group.h"
 
+#include "control.h"
 #include "listener.h"
 #include "team.h"
 

@@ -29,7 +29,7 @@ struct rille_group {
   int balance;      /* enum rille_balance */
   uint32_t loop_count;
   rille_address address; /* with the port that was picked */
-  bool stays;            /* the socket is a given one; see given.h */
+  bool is_given;         /* the socket is a given one; see given.h */
   int fd;                /* owned; of RILLE_ACCEPT_SHARED, else -1 */
 
   /* with the team's lock */

@@ -312,9 +312,9 @@ int rille_http_begin(rille_conn *c) {
     return 0;
   }
   if (rille_conn_output_len(c) > c->high_water) return 3;
-  rille_conn_note(c);
   c->tasks++;
   c->loop->messages++;
+  rille_loop_attend(c);
   return c->http->head.method == RILLE_HTTP_CONNECT ? 2 : 1;
 }
 

@@ -73,7 +73,7 @@ static int open_socket(rille_listener *l, bool reuseport, bool is_first, char *m
       .mode = l->options.mode,
       .device = l->options.device,
   };
-  l->fd = rille_given_take(&l->address, &l->stays, message, size);
+  l->fd = rille_given_take(&l->address, &l->is_given, message, size);
   bool is_given = l->fd >= 0;
   if (l->fd == RILLE_ERR_NOT_FOUND) l->fd = rille_socket_bind(&l->address, &options, message, size);
   if (l->fd < 0) return l->fd;
@@ -121,7 +121,7 @@ static int bind_member(rille_listener *l, rille_group *group, bool is_first, cha
     return open_socket(l, group->accept == RILLE_ACCEPT_REUSEPORT, is_first, message, size);
   }
   l->fd = group->fd; /* -1 where the first alone accepts; of datagrams, all send through it */
-  l->stays = group->stays;
+  l->is_given = group->is_given;
   learn_file(l);
   return RILLE_OK;
 }
@@ -134,7 +134,7 @@ static int join(rille_listener *l, rille_group *group, char *message, size_t siz
   if (err < 0) return err;
   if (is_first) {
     group->address = l->address;
-    group->stays = l->stays;
+    group->is_given = l->is_given;
     if (shares_socket(l, group)) group->fd = l->fd;
     atomic_store(&group->is_accepting, true);
   }
@@ -256,6 +256,7 @@ rille_listener *rille_listener_open(rille_service *service, const char *url, con
   l->loop = service->state->loop;
   l->service = service;
   l->options = *options;
+  if (options->stays) service->stays = true;
   char why[256];
   *err = rille_given_resolve(url, &l->address, why, sizeof why);
   if (*err == 0) *err = rille_address_parse(url, &l->address, why, sizeof why);
@@ -322,11 +323,11 @@ void rille_listener_close(rille_listener *l) {
 static void close_socket(rille_listener *l, bool is_last) {
   bool is_shared_one = l->group && shares_socket(l, l->group);
   if (l->fd >= 0 && (is_last || !is_shared_one)) {
-    if (l->stays) rille_given_return(l->fd);
+    if (l->is_given) rille_given_return(l->fd);
     else close(l->fd);
   }
   l->fd = -1;
-  if (l->stays) return;
+  if (l->is_given) return;
   struct stat info;
   if (is_last && has_path(&l->address) && stat(rille_socket_path(&l->address), &info) == 0 &&
       info.st_dev == l->device && info.st_ino == l->inode) {

@@ -38,7 +38,7 @@ struct rille_listener {
   bool is_closed;       /* freed at the end of the event batch, when it is not held any more */
   bool is_held;         /* by who opened it, until rille_listener_close */
   bool is_full;         /* max_connections reached */
-  bool stays;           /* a given socket, which is open beyond it; see given.h */
+  bool is_given;        /* a socket, which is open beyond it; see given.h */
   _Atomic bool is_away; /* any thread: the state behind it failed, and is not replaced yet */
   uint32_t retry_ms;    /* the present back-off, 0: none */
   uint64_t retry_at_ms;

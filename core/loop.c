@@ -66,9 +66,10 @@ rille_loop *rille_loop_new(uint32_t id, int *err) {
   loop->budget_slot = UINT32_MAX;
   loop->budget_ns = BUDGET_NS;
   loop->mend_at_ms = UINT64_MAX;
-  loop->note = rille_process_note(id);
-  if (!loop->note) loop->note = &loop->own_note;
+  loop->place = rille_process_place(id);
+  if (!loop->place) loop->place = &loop->own_place;
   rille_loop_set_drain(loop, -1); /* the default */
+  rille_publisher_init(&loop->published);
   loop->started_ms = rille_now_ns() / 1000000;
   update_clock(loop);
   rille_wheel_init(&loop->wheel, now_ms(loop));
@@ -167,6 +168,8 @@ static void dump(const rille_loop *loop) {
       {"lua_allocated", s.lua_allocated},
       {"failures", s.failures},
       {"replaced", s.replaced},
+      {"errors", s.errors},
+      {"stalls", s.stalls},
       {"blocks", b.blocks_in_use},
       {"block_bytes", b.bytes_in_use},
       {"cached_bytes", b.cached_bytes},
@@ -194,6 +197,7 @@ static void take_mail(rille_loop *loop) {
 static void accept_from_now(rille_loop *loop) {
   if (loop->is_stopping) return;
   loop->is_open = true;
+  atomic_store(&loop->phase, RILLE_LOOP_OPEN);
   for (rille_listener *l = loop->listeners; l; l = l->next) rille_listener_arm(l);
   for (uint32_t i = 0; i < loop->state_count; i++) rille_state_emit(loop->states[i], RILLE_EVENT_ACCEPT, 0, 0);
   uint32_t count = loop->team ? loop->team->count : 1;
@@ -344,7 +348,8 @@ static int wait_ms(rille_loop *loop) {
   if (loop->is_stopping) next = sooner(next, loop->drain_look_ms);
   if (next == UINT64_MAX) return -1;
   /* handlers took their time: a wait from the turn's clock on would end late */
-  uint64_t now = rille_now_ns() / 1000000;
+  loop->looked_ns = rille_now_ns();
+  uint64_t now = loop->looked_ns / 1000000;
   if (next <= now) return 0;
   return next - now < INT32_MAX ? (int)(next - now) : INT32_MAX;
 }
@@ -360,8 +365,15 @@ static bool collect(rille_loop *loop, bool about_to_sleep) {
   return more;
 }
 
+/* One more turn, for the statistics: it ends where the loop goes to sleep, or with the next look at the clock. */
+static void count_turn(rille_loop *loop, uint64_t lasted_ns) {
+  loop->turns_ns += lasted_ns;
+  rille_histogram_add(&loop->turns, lasted_ns);
+}
+
 static void wait(rille_loop *loop) {
   enum { AWAKE_TOO_LONG_NS = 10000000 };
+  loop->looked_ns = 0;
   int timeout = wait_ms(loop);
   bool sleeps = timeout != 0;
   if (sleeps || loop->now_ns - loop->slept_ns > AWAKE_TOO_LONG_NS) {
@@ -370,9 +382,14 @@ static void wait(rille_loop *loop) {
     collect(loop, false);
   }
   if (loop->dirty) timeout = 0; /* a finalizer closed a connection */
-  if (sleeps) atomic_store_explicit(&loop->busy_since, 0, memory_order_relaxed);
+  if (sleeps) {
+    count_turn(loop, (loop->looked_ns ? loop->looked_ns : rille_now_ns()) - loop->now_ns);
+    atomic_store_explicit(&loop->busy_since, 0, memory_order_relaxed);
+  }
   rille_poller_wait(&loop->poller, timeout);
+  uint64_t began_ns = loop->now_ns;
   update_clock(loop);
+  if (!sleeps) count_turn(loop, loop->now_ns - began_ns);
   atomic_store_explicit(&loop->busy_since, loop->now_ns, memory_order_relaxed);
   if (sleeps) loop->slept_ns = loop->now_ns;
 }
@@ -386,8 +403,10 @@ static void run_chunk(rille_loop *loop, int *done, bool first) {
 }
 
 static void turn(rille_loop *loop) {
+  enum { PUBLISH_NS = 100000000 };
   wait(loop);
   loop->turn++;
+  if (loop->now_ns - loop->published_ns >= PUBLISH_NS) rille_snapshot_publish(loop);
   for (uint32_t i = 0; i < loop->state_count; i++) rille_state_begin_turn(loop->states[i]);
   int done = 0;
   if (loop->has_mail) take_mail(loop);
@@ -429,6 +448,7 @@ int rille_loop_run(rille_loop *loop) {
   rille_loop_bury(loop);
   for (rille_listener *l = loop->listeners; l; l = l->next) rille_listener_shut(l);
   rille_listener_sweep(loop, false);
+  atomic_store(&loop->busy_since, 0);
   if (atomic_load(&loop->asked) & RILLE_ASK_DUMP) dump(loop); /* asked for while it stopped */
   if (loop->cpu != RILLE_CPU_ANY) rille_cpu_roam();           /* the thread may be the program's */
   rille_log_set_thread_loop(0);
@@ -482,12 +502,18 @@ void rille_loop_stats_read(const rille_loop *loop, rille_loop_stats *out) {
       .replaced = loop->replaced,
       .timers = (double)rille_wheel_count(&loop->wheel),
       .datagrams_dropped = loop->datagrams_dropped,
+      .stalls = atomic_load_explicit(&loop->stalls, memory_order_relaxed),
+      .mail = rille_mailbox_depth(&loop->mailbox),
+      .turn_seconds = (double)loop->turns_ns / 1e9,
   };
   for (uint32_t i = 0; i < loop->state_count; i++) {
     out->lua_bytes += rille_state_heap(loop->states[i]);
     out->lua_allocated += loop->states[i]->allocated;
     out->failures += loop->states[i]->failures;
+    out->errors += loop->states[i]->errors;
   }
 }
+
+rille_place *rille_loop_place(rille_loop *loop) { return loop->place; }
 
 const rille_clock *rille_loop_clock(const rille_loop *loop) { return &loop->clock; }

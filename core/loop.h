@@ -12,10 +12,12 @@
 #include "block.h"
 #include "group.h"
 #include "conn.h"
+#include "histogram.h"
 #include "mailbox.h"
 #include "poller.h"
 #include "reserve.h"
 #include "process_note.h"
+#include "snapshot.h"
 #include "state.h"
 #include "timer.h"
 #include "topic.h"
@@ -129,32 +131,46 @@ struct rille_loop {
   double bytes_out;
   double replaced; /* states */
   double datagrams_dropped;
+  rille_histogram turns; /* how long they lasted */
+  uint64_t turns_ns;     /* all of them */
+  uint64_t looked_ns;    /* when this wait looked at the clock; 0: it did not */
+  uint64_t published_ns;
 
   bool has_mail; /* more than was taken in this turn */
 
   /* any thread, atomic */
   _Atomic uint32_t asked;      /* enum rille_ask bits */
   _Atomic uint64_t busy_since; /* ns of the clock when the turn began; 0: it waits */
-  rille_note *note;            /* borrowed, immutable; what it does, for a look from outside */
-  rille_note own_note;         /* where there is nobody outside */
+  _Atomic uint32_t phase;      /* enum rille_loop_phase */
+  _Atomic uint32_t stalls;     /* so far */
+  rille_place *place;    /* borrowed, immutable; what it does, stored by the loop, through __atomic where it is C */
+  rille_place own_place; /* that, where no parent looks at it */
+  rille_publisher published;
   rille_mailbox mailbox;
 };
+
+enum rille_loop_phase { RILLE_LOOP_STARTING, RILLE_LOOP_OPEN, RILLE_LOOP_STOPPING };
 
 enum rille_ask { RILLE_ASK_STOP = 1, RILLE_ASK_STOP_NOW = 2, RILLE_ASK_DUMP = 4, RILLE_ASK_OPEN = 8 };
 
 /* any thread: set bits of enum rille_ask and wake the loop */
 void rille_loop_ask(rille_loop *loop, uint32_t bits);
 
+/* a turn that lasts longer is a stall; 0: none is */
+extern _Atomic uint64_t rille_stall_ns;
+
+/* loop thread: its script is busy with this connection from now on */
+static inline void rille_loop_attend(const rille_conn *c) {
+  rille_place *place = c->loop->place;
+  __atomic_store_n(&place->fd, c->fd, __ATOMIC_RELAXED);
+  __atomic_store_n(&place->conn, (uint64_t)c->epoch << 20 | c->slot, __ATOMIC_RELAXED);
+}
+
 /* control.c knows every loop, to pass signals on */
 void rille_control_add(rille_loop *loop);
 void rille_control_remove(rille_loop *loop);
 /* descriptors: as many as the hard limit has */
 void rille_control_raise_limit(void);
-
-/* this is the connection that the state is busy with */
-static inline void rille_conn_note(const rille_conn *c) {
-  atomic_store_explicit(&c->loop->note->conn, (uint64_t)rille_conn_id(c), memory_order_relaxed);
-}
 
 /* loop thread */
 uint64_t rille_now_ns(void);

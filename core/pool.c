@@ -164,6 +164,16 @@ int rille_pool_lost_job(rille_pool *pool, int index, char *to, size_t size, doub
   return length;
 }
 
+void rille_pools_each(void (*visit)(void *to, const char *name, const rille_pool_stats *stats), void *to) {
+  pthread_mutex_lock(&registry_lock);
+  for (rille_pool *pool = pools; pool; pool = pool->next) {
+    rille_pool_stats stats;
+    rille_pool_stats_read(pool, &stats);
+    visit(to, pool->name, &stats);
+  }
+  pthread_mutex_unlock(&registry_lock);
+}
+
 void rille_pools_dump(void) {
   pthread_mutex_lock(&registry_lock);
   for (rille_pool *pool = pools; pool; pool = pool->next) {

@@ -133,6 +133,8 @@ void rille_pool_wait(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t until
 uint32_t rille_pool_join(rille_worker *ended);
 /* Loop thread, before the loop is freed: no worker reaches it afterwards. */
 void rille_pools_forget_loop(rille_loop *loop);
+/* any thread: visit each pool, under the lock of the registry */
+void rille_pools_each(void (*visit)(void *to, const char *name, const rille_pool_stats *stats), void *to);
 /* any thread: the state of each pool to the log */
 void rille_pools_dump(void);
 /* worker.c */

@@ -166,12 +166,13 @@ static void say_who(uint32_t i) {
   const rille_page *page = &processes->pages[i];
   bool is_said = false;
   for (uint32_t k = 0; k < loops; k++) {
-    uint32_t state = atomic_load_explicit(&page->notes[k].state, memory_order_relaxed);
-    uint64_t conn = atomic_load_explicit(&page->notes[k].conn, memory_order_relaxed);
+    uint32_t state = __atomic_load_n(&page->places[k].state, __ATOMIC_RELAXED);
+    uint64_t conn = __atomic_load_n(&page->places[k].conn, __ATOMIC_RELAXED);
     if (state == 0 || state > RILLE_PAGE_LABELS) continue;
     char label[RILLE_PAGE_LABEL];
     snprintf(label, sizeof label, "%.*s", RILLE_PAGE_LABEL - 1, page->labels[state - 1]);
-    rille_log_context context = {.label = label, .loop = k + 1, .conn = (double)conn};
+    rille_log_context context = {
+        .label = label, .loop = k + 1, .conn = conn ? (double)((uint64_t)(k + 1) << 44 | conn) : 0};
     RILLE_LOG_FOR(RILLE_LOG_ERROR, &context, "process %u was in script %s on loop %u%s", i + 1, label, k + 1,
                   conn ? ", last with this connection" : "");
     is_said = true;

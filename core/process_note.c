@@ -39,8 +39,8 @@ enum rille_stop rille_process_stop_wanted(void) {
   return (enum rille_stop)atomic_load(&processes->stop);
 }
 
-rille_note *rille_process_note(uint32_t loop_id) {
-  return page && loop_id >= 1 && loop_id <= RILLE_LOOP_MAX ? &page->notes[loop_id - 1] : NULL;
+rille_place *rille_process_place(uint32_t loop_id) {
+  return page && loop_id >= 1 && loop_id <= RILLE_LOOP_MAX ? &page->places[loop_id - 1] : NULL;
 }
 
 void rille_process_label(uint32_t index, const char *label) {

@@ -19,18 +19,12 @@ enum rille_stop { RILLE_STOP_NOT, RILLE_STOP_DRAIN, RILLE_STOP_AT_ONCE };
 
 enum { RILLE_PAGE_LABELS = 64, RILLE_PAGE_LABEL = 64 };
 
-/* What a loop is doing, for whoever looks at it from outside. Written by the loop. */
-typedef struct rille_note {
-  _Atomic uint32_t state; /* index of the state it has called, from 1; 0: none */
-  _Atomic uint64_t conn;  /* id of the connection that the state was last busy with; 0: none */
-} rille_note;
-
 typedef struct rille_page {
   /* atomic: the process writes, the parent reads */
-  _Atomic uint32_t stage;   /* enum rille_stage */
-  _Atomic bool wants_stop;  /* a script asked for a shutdown of the server */
-  _Atomic uint64_t beat_ns; /* when all loops were last seen to make turns */
-  rille_note notes[RILLE_LOOP_MAX];
+  _Atomic uint32_t stage;             /* enum rille_stage */
+  _Atomic bool wants_stop;            /* a script asked for a shutdown of the server */
+  _Atomic uint64_t beat_ns;           /* when all loops were last seen to make turns */
+  rille_place places[RILLE_LOOP_MAX]; /* through __atomic */
   /* written before the loops run */
   char labels[RILLE_PAGE_LABELS][RILLE_PAGE_LABEL]; /* of states, by index */
 } rille_page;
@@ -47,8 +41,8 @@ void rille_process_begin(rille_processes *all, uint32_t number, uint32_t count, 
 bool rille_process_is_child(void);
 /* What the parent wants; a process whose parent has gone drains. Any thread. */
 enum rille_stop rille_process_stop_wanted(void);
-/* The page of the loop's note; NULL: there is none. */
-rille_note *rille_process_note(uint32_t loop_id);
+/* Where the loop says what it does; NULL: there is no page. */
+rille_place *rille_process_place(uint32_t loop_id);
 void rille_process_label(uint32_t index, const char *label);
 /* Any thread: all loops accept; all loops make turns; a script wants the server to stop. */
 void rille_process_ready(void);

@@ -196,6 +196,7 @@ enum rille_event_kind {
   RILLE_EVENT_UDP,        /* slot: of the socket; the parked receive may try again */
   RILLE_EVENT_STREAM,     /* slot: its token; arg: enum rille_stream_side, there is room or output */
   RILLE_EVENT_IO,         /* the same for a request in C, see rille_fs.h */
+  RILLE_EVENT_CONSOLE,    /* code of the console: rille_console_take */
   RILLE_EVENT_END         /* the last connection is gone: cancel what is still parked */
 };
 
@@ -219,6 +220,10 @@ typedef struct rille_loop_stats {
   double id, turns, connections, accepted, messages, bytes_in, bytes_out, watches, timers;
   double lua_bytes, lua_allocated, failures, replaced;
   double datagrams_dropped; /* here; not by the kernel */
+  double errors;            /* of scripts: what raised and was logged */
+  double stalls;            /* turns that lasted longer than stall_after */
+  double mail;              /* messages of other threads that wait */
+  double turn_seconds;      /* all turns */
 } rille_loop_stats;
 
 /* owned; NULL with *err. id 1.. */
@@ -253,11 +258,6 @@ int rille_team_run(rille_team *team);
 void rille_team_free(rille_team *team);
 /* processors this process may use: affinity and the quota of its cgroup */
 int rille_cpu_count(void);
-
-/* Signals, process limits: one control thread a process. start blocks the signals in the calling thread (and the threads it
- * makes), so that the control thread gets them; stop undoes it. */
-int rille_control_start(void);
-void rille_control_stop(void);
 
 /* ---- state ----------------------------------------------------------------------------------------------------- */
 
@@ -360,6 +360,7 @@ typedef struct rille_listen_options {
   uint32_t shed_after_ms;          /* out of descriptors for so long: connections are closed; 0: they wait on */
   rille_cidr *allow, *deny;        /* sealed; the listener takes references; NULL: none */
   uint32_t mode;                   /* of a unix path; 0: as umask has it */
+  int stays;                       /* 1: it accepts during a stop too, to say so */
   char device[16];
   /* of datagrams; rille_udp.h says what they are */
   uint32_t max_datagram, max_datagrams, send_queue, session_max, session_queue, session_idle_ms;
@@ -521,9 +522,11 @@ void rille_log_count(rille_log_counts *out);
 
 #include "rille_accept.h"
 #include "rille_conn.h"
+#include "rille_control.h"
 #include "rille_dict.h"
 #include "rille_fs.h"
 #include "rille_http.h"
+#include "rille_metric.h"
 #include "rille_pool.h"
 #include "rille_post.h"
 #include "rille_prefork.h"

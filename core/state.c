@@ -3,6 +3,7 @@
  */
 #include "state.h"
 
+#include "control.h"
 #include "listener.h"
 #include "log.h"
 #include "loop.h"
@@ -91,9 +92,9 @@ void rille_state_dispatch(rille_state *state) {
   state->working = work;
   state->inbox = (rille_inbox){.items = work.items, .count = work.count};
   lua_State *L = state->lua;
-  rille_note *note = state->loop->note;
-  atomic_store_explicit(&note->conn, 0, memory_order_relaxed);
-  atomic_store_explicit(&note->state, state->index + 1, memory_order_relaxed);
+  rille_place *place = state->loop->place;
+  __atomic_store_n(&place->conn, 0, __ATOMIC_RELAXED);
+  __atomic_store_n(&place->state, state->index + 1, __ATOMIC_RELAXED);
   do {
     uint32_t before = state->inbox.next;
     lua_pushvalue(L, state->dispatch_index);
@@ -106,7 +107,7 @@ void rille_state_dispatch(rille_state *state) {
     }
     lua_pop(L, 1);
   } while (state->inbox.next < state->inbox.count && !state->is_broken);
-  atomic_store_explicit(&note->state, 0, memory_order_relaxed);
+  __atomic_store_n(&place->state, 0, __ATOMIC_RELAXED);
   if (state->heap.is_passed) state->loop->mend_at_ms = 0;
   look_at_heap(state);
 }
@@ -334,6 +335,8 @@ uint32_t rille_state_generation(const rille_state *state) { return state->genera
 
 const char *rille_state_label(const rille_state *state) { return state->label; }
 
+void rille_state_count_error(rille_state *state) { state->errors++; }
+
 void rille_state_set_library(rille_state *state, const char *prefix) {
   snprintf(state->heap.library, sizeof state->heap.library, "%s", prefix);
 }
@@ -346,6 +349,7 @@ void rille_state_close(rille_state *state) {
   state->lua = NULL;
   rille_post_forget(state);
   rille_job_forget(state);
+  rille_console_forget(state);
   rille_conn_forget_moved(state);
   forget_events(state);
 }

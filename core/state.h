@@ -67,11 +67,14 @@ struct rille_state {
 
   struct rille_job *first_job, *last_job; /* references; jobs of worker pools that Lua has not taken */
 
+  struct rille_console *first_console, *last_console; /* references; code of the console that Lua has not taken */
+
   rille_service *services;
   double heap_live; /* bytes after the last complete collection */
   double heap_last; /* bytes after the last call or step */
   double allocated; /* bytes allocated so far, as far as the steps show */
   bool collecting;  /* a cycle is under way */
+  double errors;    /* of the script: what raised */
   double failures;  /* dispatcher calls that raised: none is expected */
 };
 

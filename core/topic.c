@@ -441,3 +441,18 @@ void rille_topic_stats_read(const rille_topic *topic, rille_topic_stats *out) {
     out->disconnected += (double)atomic_load_explicit(&side->disconnected, memory_order_relaxed);
   }
 }
+
+uint32_t rille_topics_each(void (*visit)(void *to, const char *name, size_t size, const rille_topic_stats *stats),
+                           void *to, uint32_t max) {
+  pthread_mutex_lock(&table.lock);
+  uint32_t count = table.count, seen = 0;
+  for (uint32_t i = 0; i < table.bucket_count && seen < max; i++) {
+    for (const rille_topic *topic = table.buckets[i]; topic && seen < max; topic = topic->next_in_table, seen++) {
+      rille_topic_stats stats;
+      rille_topic_stats_read(topic, &stats);
+      visit(to, topic->name, topic->name_size, &stats);
+    }
+  }
+  pthread_mutex_unlock(&table.lock);
+  return count;
+}

@@ -20,6 +20,9 @@ typedef struct rille_subscriptions {
   uint32_t count;
 } rille_subscriptions;
 
+/* any thread: visit topics, at most so many; how many there are */
+uint32_t rille_topics_each(void (*visit)(void *to, const char *name, size_t size, const rille_topic_stats *stats),
+                           void *to, uint32_t max);
 /* loop thread: the connection can no longer be written to: it leaves every topic */
 void rille_topic_leave(rille_conn *c);
 /* the end of a loop; its connections have left */

@@ -61,7 +61,9 @@ describe("the configuration", function()
       local timeouts = { read = 0, write = 60, idle = 75, lifetime = 0, linger = 2, header = 10, body = 60 }
       assert.same({
         loops = 1, processes = 1, drain_timeout = 30, dev = false, log = { level = "info", format = "logfmt" },
-        limits = { turn_time = 0.001, processes = 256 }, io = { workers = 4, queue = 4096, timeout = 60 }, timeouts = timeouts, dicts = {}, pools = {}, workers_timeout = 2,
+        limits = { turn_time = 0.001, processes = 256 }, io = { workers = 4, queue = 4096, timeout = 60 },
+        timeouts = timeouts, dicts = {}, pools = {}, workers_timeout = 2,
+        stall_after = 1, control = { enabled = true }, metrics = { max = 1000, series = 1000 }, file = folder .. "/conf/rille.lua",
         servers = { {
           listen = { "tcp://127.0.0.1:7000" }, script = "gateway", options = {}, timeouts = timeouts,
           limits = {
@@ -95,7 +97,7 @@ describe("the configuration", function()
       assert.equal(0.5, conf.workers_timeout)
       assert.matches("workers%.max: got 0; expected a whole number from 1 to 1024", problem "return { workers = 0 }")
       assert.matches("workers: got \"many\"; expected a whole number of workers, or a table", problem 'return { workers = "many" }')
-      assert.matches("pools%.io%.mox: unknown key; did you mean 'max'", problem "return { pools = { images = { mox = 1 } } }")
+      assert.matches("pools%.images%.mox: unknown key; did you mean 'max'", problem "return { pools = { images = { mox = 1 } } }")
     end)
 
     it("is Lua: it may compute, and read the environment", function()
@@ -144,6 +146,16 @@ describe("the configuration", function()
       assert.equal(2 ^ 30, limits.high_water)
       assert.equal(1536, server_with('limits = { max_input = "1.5k" }').limits.max_input)
       assert.equal(100, server_with("limits = { max_input = 100 }").limits.max_input)
+    end)
+
+    it("true and false for what can be switched off", function()
+      local function control_of(text)
+        return assert(load_text('return { control = ' .. text .. ', servers = { { listen = ":0", script = "a" } } }')).control
+      end
+      assert.same({ enabled = false }, control_of "false")
+      assert.same({ enabled = true }, control_of "true")
+      assert.same({ enabled = true, path = folder .. "/run/x.sock" }, control_of '{ path = "../run/x.sock" }')
+      assert.matches("control: got 5; expected a table", problem("return { control = 5 }"), 1, true)
     end)
 
     it("time-outs at the top for all servers, each of which may have its own", function()
@@ -234,7 +246,7 @@ describe("the configuration", function()
     end)
 
     it("keys of later versions", function()
-      for _, key in ipairs { "control", "reload" } do
+      for _, key in ipairs { "reload" } do
         assert.equal(("conf/rille.lua:1: %s: not supported by this version"):format(key), problem("return { " .. key .. " = {} }"))
       end
       for _, key in ipairs { "tls", "reload" } do

@@ -35,7 +35,7 @@ boot.as_number = as_number
 -- From here on this Lua state runs tasks of loop. plan: { label, generation, loop_id, loop_count }.
 function boot.attach(loop, handle, plan)
   state.loop, state.handle = loop, handle
-  state.inbox, state.clock = C.rille_state_inbox(handle), C.rille_loop_clock(loop)
+  state.inbox, state.clock, state.place = C.rille_state_inbox(handle), C.rille_loop_clock(loop), C.rille_loop_place(loop)
   state.label, state.generation = plan.label, plan.generation
   state.loop_id, state.loop_count = plan.loop_id, plan.loop_count
   state.services = {}
@@ -62,7 +62,7 @@ function boot.detach()
   udp.reset()
   udp_session.reset()
   log.set_context(nil, 0)
-  state.loop, state.handle, state.inbox, state.clock = nil, nil, nil, nil
+  state.loop, state.handle, state.inbox, state.clock, state.place = nil, nil, nil, nil, nil
   state.script, state.services, state.default_service = nil, {}, nil
   dispatch.on_start, dispatch.on_accept, dispatch.on_stop = nil, nil, nil
 end

@@ -10,8 +10,8 @@ local near = require "rille.config.near"
 
 local cli = {}
 
-local NAMES = { "run", "check", "exec", "test", "new" }
-local LATER = { reload = true, status = true, conns = true, leaks = true, console = true, stop = true }
+local NAMES = { "run", "check", "exec", "test", "new", "status", "conns", "console", "stop" }
+local LATER = { reload = true, leaks = true }
 local STDERR_LINES_MAX = 3
 
 local HELP = [[
@@ -24,6 +24,10 @@ usage: rille COMMAND [ARGUMENTS]
   -e CODE [ARGUMENTS]            run a piece of Lua inside a loop
   test [SPEC ...]                run busted inside a loop
   new NAME                       make a folder with a small server, its configuration and its spec
+  status [--json]                say how a server is doing
+  conns [--json]                 list the connections of a server
+  console [-e CODE]              evaluate Lua in a server that runs
+  stop [--now]                   stop a server
 
   --version                      print the versions of Rille and LuaJIT
   --help                         print this; `rille COMMAND --help` prints more

@@ -223,6 +223,7 @@ function config.load(file)
   if conf then path, problem = check_together(conf) end
   if conf and not path then path, problem = need_servers(conf) end
   if path then return nil, message_of(file, path, problem, locate(source, path)) end
+  conf.file = paths.real(file) -- for `rille status --conf`
   return conf
 end
 

@@ -20,7 +20,7 @@
 --   file         a path, relative to the configuration's folder
 --   templates    a package.path; relative ones are relative to the configuration's folder
 --   loops        a whole number, or "auto"
---   table        with `keys` of its own; `optional`: without it there is none
+--   table        with `keys` of its own; `optional`: without it there is none; true or false stands for one whose key `switch` is that
 --   workers      a whole number, or a table with `keys`
 --   list         of tables with `keys`
 --   map          of such tables, by names of the user's
@@ -194,6 +194,22 @@ local io = {
     about = "that a task waits for such a call, if it does not say itself; then `\"timeout\"`. 0: none" },
 }
 
+local control = {
+  { name = "enabled", type = "boolean", default = true,
+    about = "there is one; `control = false` is short for this" },
+  { name = "path", type = "file",
+    about = "of the socket; without: `rille-PID.sock` in `$XDG_RUNTIME_DIR`, else in `/tmp`" },
+}
+
+local metrics = {
+  { name = "listen", type = "addresses",
+    about = "where `/metrics` and `/healthz` are served over HTTP; without: nowhere" },
+  { name = "max", type = "count", default = 1000, min = 0, max = 100000,
+    about = "metrics that scripts may make; then `\"full\"`" },
+  { name = "series", type = "count", default = 1000, min = 1, max = 1000000,
+    about = "combinations of label values of one metric; then `\"full\"`" },
+}
+
 local limits = {
   { name = "turn_time", type = "seconds", default = "1ms", min = "0.1ms", max = "1s",
     about = "how long one connection is served in a turn while others wait" },
@@ -224,6 +240,10 @@ return {
     { name = "log", type = "table", keys = log, about = "the log" },
     { name = "limits", type = "table", keys = limits, about = "of a loop, and of the process" },
     { name = "io", type = "table", keys = io, about = "the worker pool of `rille.fs`" },
+    { name = "control", type = "table", keys = control, switch = "enabled",
+      about = "the socket that `rille status` and its like ask; `false`: none" },
+    { name = "stall_after", type = "seconds", default = "1s", min = 0, max = "1h",
+      about = "a turn of a loop that lasts longer is logged as a stall; 0: none is" },
     { name = "dicts", type = "map", keys = dict, max = 255, about = "shared memory for `rille.dict`, by name" },
     { name = "workers", type = "workers", keys = workers,
       about = "the worker pool `\"default\"`: a number, which is its `max`, or a table" },
@@ -233,6 +253,7 @@ return {
     { name = "timeouts", type = "table", keys = timeouts, about = "of every server's connections; 0: none" },
     -- behind timeouts, which it inherits from; one server is one Lua state, and a loop has room for 64
     { name = "servers", type = "list", keys = server, max = 64, about = "what is served, at least one" },
-    reserved = { "control", "reload" },
+    { name = "metrics", type = "table", keys = metrics, about = "numbers for Prometheus" },
+    reserved = { "reload" },
   },
 }

@@ -37,6 +37,7 @@ local EVENT_MOVE = C.RILLE_EVENT_MOVE
 local EVENT_STREAM = C.RILLE_EVENT_STREAM
 local EVENT_IO = C.RILLE_EVENT_IO
 local EVENT_START, EVENT_STOP, EVENT_END = C.RILLE_EVENT_START, C.RILLE_EVENT_STOP, C.RILLE_EVENT_END
+local EVENT_CONSOLE = C.RILLE_EVENT_CONSOLE
 
 local dispatch = {
   on_start = nil, -- called in a fiber before the listeners accept; set by boot.lua
@@ -183,6 +184,8 @@ local function rare_event(kind, slot, arg)
     return stream_event(slot, arg)
   elseif kind == EVENT_IO then
     return receive_io()
+  elseif kind == EVENT_CONSOLE then
+    return require("rille.console").receive()
   end
   local self = conn_at(slot)
   if not self then return end
@@ -218,6 +221,7 @@ local function go_through()
     elseif kind == EVENT_READ then
       resume_reader(slot)
     elseif kind == EVENT_WATCH then
+      state.place.conn = 0 -- a timer is no connection's; see core/stall.c
       timer_event(slot, arg)
     elseif kind == EVENT_WRITE then
       resume_writers(slot)
@@ -240,6 +244,7 @@ end
 -- One call a turn. True when tasks are left that can run.
 function dispatch.run()
   if not is_empty() then run_inbox(go_through, is_empty) end
+  state.place.conn = 0
   return run_queue()
 end
 

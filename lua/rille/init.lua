@@ -12,6 +12,7 @@ local fs = require "rille.fs"
 local listener = require "rille.listener"
 local log = require "rille.log"
 local loop = require "rille.loop"
+local metric = require "rille.metric"
 local misuse = require "rille.misuse"
 local pool = require "rille.pool"
 local post = require "rille.post"
@@ -28,6 +29,7 @@ local rille = {
   log = log,
   loop = loop,
   errors = errors,
+  metric = metric,
   cancelled = task.cancelled,
   timeout = task.timeout,
 

@@ -121,6 +121,7 @@ function M.options(settings)
   options.receive_buffer = settings.receive_buffer or 0
   options.send_buffer = settings.send_buffer or 0
   options.mode = settings.mode or 0
+  options.stays = settings.stays and 1 or 0
   if settings.device then ffi.copy(options.device, settings.device:sub(1, 15)) end
   set_datagram_options(options, settings)
   return options

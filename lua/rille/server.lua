@@ -109,14 +109,50 @@ end
 -- The states of one loop, a server each. True, or nil, message.
 local function build_states(loop, loop_id, conf)
   for i = 1, #conf.servers do
-    local plan = plan_of(conf, i, loop_id)
-    plan.banner = loop_id == 1 and i == #conf.servers and banner_of(conf) or nil
-    local bytes = require("string.buffer").encode(plan)
-    local memory = conf.servers[i].limits.memory
-    local handle = C.rille_state_new(loop, 1, plan.label, memory, vm.source("rille.boot"), bytes, #bytes, message_box, 4096)
-    if handle == nil then return nil, ffi.string(message_box) end
+    local one = conf.servers[i]
+    if not one.only_loop or one.only_loop == loop_id then
+      local plan = plan_of(conf, i, loop_id)
+      plan.banner = loop_id == 1 and i == #conf.servers and banner_of(conf) or nil
+      local bytes = require("string.buffer").encode(plan)
+      local handle = C.rille_state_new(loop, 1, plan.label, one.limits.memory, vm.source("rille.boot"), bytes, #bytes,
+        message_box, 4096)
+      if handle == nil then return nil, ffi.string(message_box) end
+    end
   end
   return true
+end
+
+-- ---- watching it -----------------------------------------------------------------------------------------------
+
+-- The configuration with one more server, behind the others, where `metrics.listen` asks for it. It is a server of loop 1, as it does
+-- next to nothing, and says until the end how the process is. here: in this Lua state.
+local function with_monitor(conf, here)
+  local listen = conf.metrics.listen
+  if not listen then return conf end
+  local checked = assert(require("rille.config").server({ protocol = "http" }, "metrics"))
+  checked.listen, checked.script, checked.options = listen, here and require "rille.monitor" or "rille.monitor", {}
+  checked.only_loop, checked.stays = 1, true
+  local servers = { unpack(conf.servers) }
+  servers[#servers + 1] = checked
+  return setmetatable({ servers = servers }, { __index = conf })
+end
+
+-- The thread for signals and the control socket. True, or nil, message.
+local function start_control(conf, is_served)
+  local code = C.rille_control_start()
+  if code ~= 0 then return nil, ("cannot start the control thread: %s"):format(errors.text[-code]) end
+  C.rille_control_describe(conf.file or "")
+  C.rille_control_set_stall(conf.stall_after * 1000)
+  C.rille_metric_limit(conf.metrics.max, conf.metrics.series)
+  local control = conf.control
+  if not is_served or not control.enabled then return true end
+  if C.rille_control_listen(control.path, message_box, 4096) == 0 then return true end
+  if not control.path then -- nobody asked for it by name
+    log.warn("%s: `rille status` will not find this server", ffi.string(message_box))
+    return true
+  end
+  C.rille_control_stop()
+  return nil, ffi.string(message_box)
 end
 
 -- Every state of every loop built and proven, its listeners bound but not accepting. The team, or nil, message: nothing is left
@@ -143,10 +179,49 @@ function server.build(conf)
   return team
 end
 
--- Run the loops of this process until a signal or rille.shutdown ends them. The exit status, or nil, message when it did not start.
-local function serve(conf)
+-- ---- watching it -----------------------------------------------------------------------------------------------
+
+-- The configuration with one more server, behind the others, where `metrics.listen` asks for it. It is a server of loop 1, as it does
+-- next to nothing, and says until the end how the process is. here: in this Lua state.
+local function with_monitor(conf, here)
+  local listen = conf.metrics.listen
+  if not listen then return conf end
+  local checked = assert(require("rille.config").server({ protocol = "http", accept = "shared" }, "metrics"))
+  checked.listen, checked.script, checked.options = listen, here and require "rille.monitor" or "rille.monitor", {}
+  checked.only_loop, checked.stays = 1, true
+  local servers = { unpack(conf.servers) }
+  servers[#servers + 1] = checked
+  return setmetatable({ servers = servers }, { __index = conf })
+end
+
+-- Where this process is to be asked: each of several has a socket of its own.
+local function control_path(conf)
+  local path, number = conf.control.path, C.rille_process_number()
+  return path and number > 0 and ("%s.%d"):format(path, number) or path
+end
+
+-- The thread for signals and the control socket. True, or nil, message.
+local function start_control(conf, is_served)
   local code = C.rille_control_start()
   if code ~= 0 then return nil, ("cannot start the control thread: %s"):format(errors.text[-code]) end
+  C.rille_control_describe(conf.file or "")
+  C.rille_control_set_stall(conf.stall_after * 1000)
+  C.rille_metric_limit(conf.metrics.max, conf.metrics.series)
+  local control = conf.control
+  if not is_served or not control.enabled then return true end
+  if C.rille_control_listen(control_path(conf), message_box, 4096) == 0 then return true end
+  if not control.path then -- nobody asked for it by name
+    log.warn("%s: `rille status` will not find this server", ffi.string(message_box))
+    return true
+  end
+  C.rille_control_stop()
+  return nil, ffi.string(message_box)
+end
+
+-- Run the loops of this process until a signal or rille.shutdown ends them. The exit status, or nil, message when it did not start.
+local function serve(conf)
+  local started, problem = start_control(conf, true)
+  if not started then return nil, problem end
   local team, message = server.build(conf)
   if not team then
     C.rille_control_stop()
@@ -165,6 +240,7 @@ end
 -- The whole server. The exit status, or nil, message when it did not start.
 function server.run(conf)
   if conf.log.to then return nil, "log.to needs rille.run in a program of your own; set log.file" end
+  conf = with_monitor(conf, false)
   local ok, message = prefork.prepare(conf)
   if ok then ok, message = configure_log(conf) end
   if not ok then return nil, message end
@@ -203,15 +279,14 @@ local function dispatcher(to)
 end
 
 -- Run a loop in this VM. setup() brings up what the loop is to do, after this state is attached; nil, message ends it at once.
-local function run_here(conf, label, setup)
+local function run_here(conf, label, setup, is_served)
   if state.loop then return nil, "a loop runs in this Lua state already" end
   lua_run = lua_run or assert(package.loadlib(debug.getregistry()["rille.core.path"], "rille_lua_run"))
   local ok, message = prefork.adopt()
   if ok then ok, message = configure_log(conf) end
   if ok then ok, message = make_shared(conf) end
+  if ok then ok, message = start_control(conf, is_served) end
   if not ok then return nil, message end
-  local code = C.rille_control_start()
-  if code ~= 0 then return nil, ("cannot start the control thread: %s"):format(errors.text[-code]) end
   local loop
   loop, message = new_loop(conf)
   if not loop then
@@ -274,6 +349,7 @@ function server.run_inside(conf)
   local problem = need_no_process(conf)
   if problem then return nil, problem end
   if conf.loops > 1 then return run_loops(conf) end
+  conf = with_monitor(conf, true)
   local status, message = run_here(conf, "app@1", function()
     local served = {}
     for i, one in ipairs(conf.servers) do
@@ -297,7 +373,7 @@ function server.run_inside(conf)
     end
     boot.start_with(served, boot.announcer(banner_of(conf)))
     return true
-  end)
+  end, true)
   if not status then return nil, message end
   if status ~= 0 then return nil, "not started: see the log" end
   return true

@@ -6,6 +6,7 @@ local state = {
   handle = nil,       -- rille_state *
   inbox = nil,        -- rille_inbox *
   clock = nil,        -- const rille_clock *
+  place = nil,        -- rille_place *, what the loop is doing
   label = "host@1",   -- script@generation
   generation = 1,
   loop_id = 0,

@@ -13,6 +13,7 @@ end
 
 -- argv from index first on. spec:
 --   options     by name: { value = "FILE" } takes one, { value = "URL", many = true } any number, {} none
+--   short       names of options by their letters: { e = "eval" } makes -e CODE mean --eval CODE
 --   positional  how many arguments beside options there may be
 --   stops       what follows the last positional belongs to somebody else: it becomes `rest`
 --   rest        what follows "--" becomes `rest`
@@ -28,7 +29,7 @@ function args.parse(argv, first, spec)
   while i <= #argv do
     local arg = argv[i]
     local name, value = arg:match("^%-%-([%w-]+)=(.*)$")
-    name = name or arg:match("^%-%-([%w-]+)$")
+    name = name or arg:match("^%-%-([%w-]+)$") or spec.short and spec.short[arg:match("^%-(%a)$")]
     if arg == "-h" or arg == "--help" then return { help = true } end
     if arg == "--" and spec.rest then return take_rest(i + 1) end
     if arg:sub(1, 1) == "-" and arg ~= "-" then

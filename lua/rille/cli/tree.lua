@@ -22,14 +22,20 @@ local function quoted(text)
   return (text:gsub("[%*%?%[\\]", "\\%0"))
 end
 
--- The last file that matches, in the order of names.
-local function last_match(pattern)
-  local found, file = ffi.new("size_t[?]", GLOB_WORDS), nil
-  if ffi.C.rille_tree_glob(pattern, 0, nil, found) == 0 and found[COUNT] > 0 then
-    file = ffi.string(ffi.cast("char **", found[PATHS])[found[COUNT] - 1])
+-- The files that match, in the order of names.
+function tree.matches(pattern)
+  local found, files = ffi.new("size_t[?]", GLOB_WORDS), {}
+  if ffi.C.rille_tree_glob(pattern, 0, nil, found) == 0 then
+    local paths = ffi.cast("char **", found[PATHS])
+    for i = 1, tonumber(found[COUNT]) do files[i] = ffi.string(paths[i - 1]) end
   end
   ffi.C.rille_tree_globfree(found)
-  return file
+  return files
+end
+
+local function last_match(pattern)
+  local files = tree.matches(pattern)
+  return files[#files]
 end
 
 -- ./conf/rille.lua, else the one that came with this library. nil, message when there is none.

@@ -336,6 +336,7 @@ local function table_of(given, keys, path, context, inherited)
 end
 
 function types.table(value, path, entry, context)
+  if entry.switch and type(value) == "boolean" then value = { [entry.switch] = value } end
   return table_of(value, entry.keys, path, context, entry.inherits and context.out[entry.inherits])
 end
 

@@ -10,6 +10,7 @@ void rille_paths_free(void *) __asm__("free");
 
 local paths = {}
 
+-- The path without symbolic links, from the root; nil when there is no such file.
 local function real(path)
   local resolved = ffi.C.rille_paths_realpath(path, nil)
   if resolved == nil then return nil end
@@ -17,6 +18,7 @@ local function real(path)
   ffi.C.rille_paths_free(resolved)
   return text
 end
+paths.real = real
 
 -- path as seen from folder ("" or with a slash at its end). "conf/" and "../scripts/echo.lua" give "scripts/echo.lua", since
 -- tracebacks show it; but not where conf is a symbolic link, whose parent is elsewhere.

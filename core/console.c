@@ -1,0 +1,133 @@
+/*
+ * console: code on its way from the control socket into a Lua state and what it gave back. The client and the mail, later the state, hold
+ * a reference each, so that either may go first. The loop fills in the answer and gives it away by `is_done`.
+ */
+#include "control.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct rille_console {
+  _Atomic uint32_t refs;
+  _Atomic bool is_done;
+  rille_console *next; /* loop thread: in the state's list */
+
+  /* immutable after init */
+  char state[64]; /* its label, with or without the generation; "": the first */
+  double timeout_ms;
+  size_t size;
+  char *code; /* owned */
+
+  /* the loop until is_done, then the control thread */
+  bool is_good;
+  char label[64];
+  rille_text text;
+};
+
+void rille_console_release(rille_console *c) {
+  if (atomic_fetch_sub(&c->refs, 1) != 1) return;
+  rille_text_free(&c->text);
+  free(c->code);
+  free(c);
+}
+
+/* ---- the control thread ---------------------------------------------------------------------------------------- */
+
+rille_console *rille_console_new(const char *state, double timeout_ms, const char *code, size_t size, int *err) {
+  rille_console *c = calloc(1, sizeof *c);
+  char *copy = c ? malloc(size + 1) : NULL;
+  if (!copy) {
+    free(c);
+    *err = RILLE_ERR_NO_MEMORY;
+    return NULL;
+  }
+  memcpy(copy, code, size);
+  copy[size] = 0;
+  atomic_store(&c->refs, 1);
+  snprintf(c->state, sizeof c->state, "%s", state);
+  c->timeout_ms = timeout_ms;
+  c->size = size;
+  c->code = copy;
+  return c;
+}
+
+bool rille_console_is_done(const rille_console *c) { return atomic_load(&c->is_done); }
+
+void rille_console_write(const rille_console *c, rille_text *t) {
+  rille_json_open(t, NULL, '{');
+  rille_json_bool(t, "ok", c->is_good);
+  rille_json_string(t, "script", c->label);
+  rille_json_bytes(t, "text", c->text.bytes ? c->text.bytes : "", c->text.size);
+  rille_json_close(t, '}');
+}
+
+/* ---- the loop -------------------------------------------------------------------------------------------------- */
+
+void rille_console_answer(rille_console *c, int ok, const char *text, size_t size) {
+  c->is_good = ok;
+  rille_text_add(&c->text, text, size);
+  atomic_store(&c->is_done, true);
+  rille_console_release(c);
+  rille_control_wake();
+}
+
+static bool is_meant(const rille_console *c, const rille_state *state) {
+  size_t size = strlen(c->state);
+  if (size == 0 || strcmp(c->state, state->label) == 0) return true;
+  return strncmp(c->state, state->label, size) == 0 && state->label[size] == '@';
+}
+
+static void refuse(rille_console *c, const rille_loop *loop) {
+  rille_text t = {0};
+  rille_text_printf(&t, "there is no Lua state '%s' on loop %u; there are", c->state, loop->id);
+  for (uint32_t i = 0; i < loop->state_count; i++) rille_text_printf(&t, "%s %s", i ? "," : "", loop->states[i]->label);
+  rille_console_answer(c, 0, t.bytes ? t.bytes : "", t.size);
+  rille_text_free(&t);
+}
+
+static void deliver(rille_loop *loop, const rille_message *m) {
+  rille_console *c = m->what;
+  for (uint32_t i = 0; i < loop->state_count; i++) {
+    rille_state *state = loop->states[i];
+    if (!is_meant(c, state)) continue;
+    memcpy(c->label, state->label, sizeof c->label);
+    if (!rille_state_emit(state, RILLE_EVENT_CONSOLE, 0, 0)) break;
+    if (state->last_console) state->last_console->next = c;
+    else state->first_console = c;
+    state->last_console = c;
+    return;
+  }
+  refuse(c, loop);
+}
+
+static void drop(const rille_message *m) { rille_console_answer(m->what, 0, "the loop has ended", 18); }
+
+int rille_console_send(rille_console *c, rille_loop *loop) {
+  rille_message m = {.deliver = deliver, .drop = drop, .what = c};
+  atomic_fetch_add(&c->refs, 1);
+  int err = rille_mailbox_send(&loop->mailbox, &m);
+  if (err) atomic_fetch_sub(&c->refs, 1); /* not the last */
+  return err;
+}
+
+rille_console *rille_console_take(rille_state *state) {
+  rille_console *c = state->first_console;
+  if (!c) return NULL;
+  state->first_console = c->next;
+  if (!c->next) state->last_console = NULL;
+  c->next = NULL;
+  return c;
+}
+
+const char *rille_console_code(const rille_console *c, double *size) {
+  *size = (double)c->size;
+  return c->code;
+}
+
+double rille_console_timeout(const rille_console *c) { return c->timeout_ms / 1e3; }
+
+void rille_console_forget(rille_state *state) {
+  rille_console *c;
+  while ((c = rille_console_take(state))) rille_console_answer(c, 0, "the loop has ended", 18);
+}
