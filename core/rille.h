@@ -325,55 +325,6 @@ enum rille_setting {
 rille_service *rille_service_new(rille_state *state, uint32_t id, uint32_t hooks); /* owned by the state */
 int rille_service_set(rille_service *service, int setting, double value);
 
-/* ---- listener -------------------------------------------------------------------------------------------------- */
-
-enum rille_accept {
-  RILLE_ACCEPT_DEFAULT,   /* what fits the address */
-  RILLE_ACCEPT_SHARED,    /* one socket in the poller of every loop */
-  RILLE_ACCEPT_REUSEPORT, /* a socket for each loop; TCP only */
-  RILLE_ACCEPT_BALANCED,  /* the first loop accepts and hands on */
-  RILLE_ACCEPT_SINGLE     /* one loop's alone */
-};
-
-enum rille_balance {
-  RILLE_BALANCE_ROUND_ROBIN,
-  RILLE_BALANCE_RANDOM,
-  RILLE_BALANCE_LEAST_CONNECTIONS,
-  RILLE_BALANCE_SOURCE_HASH, /* of the peer's address: one address, one loop */
-  RILLE_BALANCE_SCRIPT       /* on_balance says */
-};
-
-typedef struct rille_cidr rille_cidr; /* a list of networks */
-
-typedef struct rille_listen_options {
-  int backlog; /* 0: the system's maximum */
-  /* of a server's address, which all loops of a team share: the same number in each of them. 0: at run time; it joins the oldest
-   * listener at this URL that another loop of the same script has opened and this one has no part in */
-  uint32_t group;
-  int accept;  /* enum rille_accept */
-  int balance; /* enum rille_balance, of RILLE_ACCEPT_BALANCED */
-  int ipv6_only;
-  int receive_buffer, send_buffer; /* bytes, 0: the system's */
-  uint32_t max_connections;        /* 0: none */
-  uint32_t max_per_address;        /* connections of a source address, 0: none */
-  uint32_t server;                 /* addresses with the same number count those together; 0: this one alone */
-  uint32_t shed_after_ms;          /* out of descriptors for so long: connections are closed; 0: they wait on */
-  rille_cidr *allow, *deny;        /* sealed; the listener takes references; NULL: none */
-  uint32_t mode;                   /* of a unix path; 0: as umask has it */
-  int stays;                       /* 1: it accepts during a stop too, to say so */
-  char device[16];
-  /* of datagrams; rille_udp.h says what they are */
-  uint32_t max_datagram, max_datagrams, send_queue, session_max, session_queue, session_idle_ms;
-  int broadcast;
-} rille_listen_options;
-
-/* borrowed until rille_listener_close; NULL with a message for people. It accepts once the loop is open. */
-rille_listener *rille_listener_open(rille_service *service, const char *url, const rille_listen_options *options,
-                                    int *err, char *message, size_t message_size);
-void rille_listener_close(rille_listener *l);
-/* the address it is bound to, with the port that was picked; returns its length */
-size_t rille_listener_address(const rille_listener *l, char *to, size_t size);
-
 /* ---- conn: loop thread only ------------------------------------------------------------------------------------ */
 
 /* borrowed until rille_conn_free; NULL when the slot is free */
