@@ -147,46 +147,6 @@ void rille_loop_ask(rille_loop *loop, uint32_t bits) {
   if (write(loop->wake_fd, &one, sizeof one) < 0) return; /* EAGAIN: it is awake already */
 }
 
-static void dump(const rille_loop *loop) {
-  rille_loop_stats s;
-  rille_block_stats b;
-  rille_loop_stats_read(loop, &s);
-  rille_block_stats_read(&b);
-  const struct {
-    const char *key;
-    double value;
-  } numbers[] = {
-      {"turns", s.turns},
-      {"connections", s.connections},
-      {"accepted", s.accepted},
-      {"messages", s.messages},
-      {"bytes_in", s.bytes_in},
-      {"bytes_out", s.bytes_out},
-      {"datagrams_dropped", s.datagrams_dropped},
-      {"watches", s.watches},
-      {"lua_bytes", s.lua_bytes},
-      {"lua_allocated", s.lua_allocated},
-      {"failures", s.failures},
-      {"replaced", s.replaced},
-      {"errors", s.errors},
-      {"stalls", s.stalls},
-      {"blocks", b.blocks_in_use},
-      {"block_bytes", b.bytes_in_use},
-      {"cached_bytes", b.cached_bytes},
-      {"slices", b.slices_retained},
-      {"slices_leaked", b.slices_leaked},
-      {"buffers", b.buffers_in_use - loop->buffer_count},
-  };
-  enum { COUNT = sizeof numbers / sizeof *numbers };
-  char text[COUNT][24];
-  rille_log_field fields[COUNT];
-  for (size_t i = 0; i < COUNT; i++) {
-    int size = snprintf(text[i], sizeof text[i], "%.0f", numbers[i].value);
-    fields[i] = (rille_log_field){.key = numbers[i].key, .value = text[i], .size = (size_t)size};
-  }
-  rille_log_write(RILLE_LOG_INFO, 0, NULL, "state", 5, fields, COUNT);
-}
-
 /* Mail beyond a batch waits for the next turn, behind what the sockets have. */
 static void take_mail(rille_loop *loop) {
   rille_message m;
@@ -210,7 +170,7 @@ static void hear(rille_loop *loop) {
   rille_mailbox_hear(&loop->mailbox);
   if (!loop->has_mail) take_mail(loop); /* else the turn does */
   uint32_t asked = atomic_exchange(&loop->asked, 0);
-  if (asked & RILLE_ASK_DUMP) dump(loop);
+  if (asked & RILLE_ASK_DUMP) rille_loop_dump(loop);
   if (asked & RILLE_ASK_OPEN) accept_from_now(loop);
   if (asked & RILLE_ASK_STOP_NOW) rille_loop_stop(loop, 0);
   else if (asked & RILLE_ASK_STOP) rille_loop_stop(loop, loop->drain_ms);
@@ -449,8 +409,8 @@ int rille_loop_run(rille_loop *loop) {
   for (rille_listener *l = loop->listeners; l; l = l->next) rille_listener_shut(l);
   rille_listener_sweep(loop, false);
   atomic_store(&loop->busy_since, 0);
-  if (atomic_load(&loop->asked) & RILLE_ASK_DUMP) dump(loop); /* asked for while it stopped */
-  if (loop->cpu != RILLE_CPU_ANY) rille_cpu_roam();           /* the thread may be the program's */
+  if (atomic_load(&loop->asked) & RILLE_ASK_DUMP) rille_loop_dump(loop); /* asked for while it stopped */
+  if (loop->cpu != RILLE_CPU_ANY) rille_cpu_roam();                      /* the thread may be the program's */
   rille_log_set_thread_loop(0);
   return loop->status;
 }
@@ -488,31 +448,6 @@ void rille_loop_open(rille_loop *loop) {
 }
 
 void rille_loop_set_budget(rille_loop *loop, double ms) { loop->budget_ns = ms > 0 ? (uint64_t)(ms * 1e6) : BUDGET_NS; }
-
-void rille_loop_stats_read(const rille_loop *loop, rille_loop_stats *out) {
-  *out = (rille_loop_stats){
-      .id = loop->id,
-      .turns = (double)loop->turn,
-      .connections = loop->conn_count,
-      .accepted = loop->accepted,
-      .messages = loop->messages,
-      .bytes_in = loop->bytes_in,
-      .bytes_out = loop->bytes_out,
-      .watches = loop->watch_count,
-      .replaced = loop->replaced,
-      .timers = (double)rille_wheel_count(&loop->wheel),
-      .datagrams_dropped = loop->datagrams_dropped,
-      .stalls = atomic_load_explicit(&loop->stalls, memory_order_relaxed),
-      .mail = rille_mailbox_depth(&loop->mailbox),
-      .turn_seconds = (double)loop->turns_ns / 1e9,
-  };
-  for (uint32_t i = 0; i < loop->state_count; i++) {
-    out->lua_bytes += rille_state_heap(loop->states[i]);
-    out->lua_allocated += loop->states[i]->allocated;
-    out->failures += loop->states[i]->failures;
-    out->errors += loop->states[i]->errors;
-  }
-}
 
 rille_place *rille_loop_place(rille_loop *loop) { return loop->place; }
 

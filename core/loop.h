@@ -174,6 +174,8 @@ void rille_control_raise_limit(void);
 
 /* loop thread */
 uint64_t rille_now_ns(void);
+/* its numbers to the log */
+void rille_loop_dump(const rille_loop *loop);
 /* A state has started; when all have, the listeners accept. */
 void rille_loop_open(rille_loop *loop);
 /* as now_ms, but of this moment: the turn's clock lags behind by what handlers took */
