@@ -32,25 +32,6 @@ end
 describe("several loops", function()
   after_each(server.cleanup)
 
-  for _, accept in ipairs(ACCEPTS) do
-    for _, family in ipairs { "tcp", "unix" } do
-      if not (accept == "reuseport" and family == "unix") then
-        for _, loops in ipairs { 1, 3 } do
-          it(("echo what ten clients send, %s, %s, %d loops"):format(accept, family, loops), function()
-            local opts = conf_of(accept, nil, loops)
-            if family == "unix" then opts.listen = "unix://" .. server.folder() .. "/sock" end
-            local s = server.start(WHERE, opts)
-            local bytes = net.noise(2 ^ 20)
-            local clients = select(2, spread(s, 10))
-            for _, c in ipairs(clients) do assert.is_true(c:exchange(bytes) == bytes) end
-            for _, c in ipairs(clients) do c:close() end
-            s:wait_state(function(state) return state.connections == 0 end)
-          end)
-        end
-      end
-    end
-  end
-
   it("take turns with round_robin", function()
     local s = server.start(WHERE, conf_of("balanced", "round_robin", 4))
     local by_loop = spread(s, 40)

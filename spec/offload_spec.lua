@@ -2,16 +2,6 @@
 
 local server = require "spec.support.server"
 local inside = require "spec.support.inside"
-local net = server.net
-
-local function noise(size, seed)
-  local parts, x = {}, seed
-  for i = 1, size / 4 do
-    x = (x * 1103515245 + 12345) % 2 ^ 31
-    parts[i] = string.char(x % 251, math.floor(x / 256) % 256, math.floor(x / 65536) % 256, i % 256)
-  end
-  return table.concat(parts)
-end
 
 -- SLOW says which thread it is on, so that a spec sees it is a worker's.
 local LINES = [[
@@ -45,36 +35,6 @@ describe("an offloaded server", function()
     opts.server = opts.server or {}
     opts.server.offload = opts.server.offload or "pool"
     return server.start(source, opts)
-  end
-
-  for _, loops in ipairs { 1, 2 } do
-    it(("echoes 1 MiB to each of 10 clients, %d loops"):format(loops), function()
-      local s = start("return function(conn)\n conn:write(conn:next(conn:len())) end",
-        { conf = { loops = loops, workers = 3 }, server = { accept = "balanced" } })
-      local base = noise(2 ^ 20, loops)
-      local clients, sent, back, at, have = {}, {}, {}, {}, {}
-      for i = 1, 10 do
-        clients[i], sent[i] = s:connect { timeout = 60 }, base:sub(i * 777) .. base:sub(1, i * 777 - 1)
-        back[i], at[i], have[i] = {}, 0, 0
-      end
-      local deadline, open, moved = net.deadline(60), 10, true
-      while open > 0 do
-        if not moved then net.nap(1) end
-        open, moved = 0, false
-        for i, c in ipairs(clients) do
-          if at[i] < #sent[i] then at[i] = at[i] + c:try_send(sent[i], at[i]) end
-          local bytes = c:receive_some(0)
-          if bytes then
-            moved = true
-            back[i][#back[i] + 1] = bytes
-            have[i] = have[i] + #bytes
-          end
-          if have[i] < #sent[i] then open = open + 1 end
-        end
-        assert(net.now() < deadline, "the echo does not come to its end")
-      end
-      for i = 1, 10 do assert.truthy(table.concat(back[i]) == sent[i]) end
-    end)
   end
 
   it("calls on_request on a worker, the other hooks on the loop", function()

@@ -244,6 +244,37 @@ function Client:exchange(bytes, n, seconds)
   return all:sub(1, n)
 end
 
+-- The same with many clients at once: each sends the bytes of its own number. A list of what came back to each.
+function M.exchange_all(clients, sent, seconds)
+  local deadline = net.deadline(seconds or 20)
+  local parts, have, at, open_count = {}, {}, {}, #clients
+  for i in ipairs(clients) do parts[i], have[i], at[i] = {}, 0, 0 end
+  while open_count > 0 do
+    local moved = false
+    open_count = 0
+    for i, one in ipairs(clients) do
+      if at[i] < #sent[i] then
+        local count, why = one:try_send(sent[i], at[i])
+        if not count then fail(one, "exchange_all: %s after %d sent, %d received", why, at[i], have[i]) end
+        at[i] = at[i] + count
+        moved = moved or count > 0
+      end
+      local more = have[i] < #sent[i] and pull(one)
+      if more == "" then fail(one, "exchange_all: %s after %d sent, %d received", one.ended, at[i], have[i]) end
+      if more then
+        parts[i][#parts[i] + 1] = more
+        have[i] = have[i] + #more
+        moved = true
+      end
+      if have[i] < #sent[i] then open_count = open_count + 1 end
+      if net.now() > deadline then fail(one, "exchange_all: not done in time, %d sent, %d received", at[i], have[i]) end
+    end
+    if not moved then net.nap(1) end
+  end
+  for i in ipairs(clients) do parts[i] = table.concat(parts[i]) end
+  return parts
+end
+
 -- ---- the end ---------------------------------------------------------------------------------------------------
 
 function Client:shutdown_write()

@@ -304,26 +304,45 @@ function Server:rss()
   return tonumber(M.read(("/proc/%d/status"):format(self.pid)):match("VmRSS:%s*(%d+)")) * 1024
 end
 
--- How many descriptors it has.
-function Server:descriptors()
+local function count_of(self, what)
   local count = 0
-  for _ in io.popen(("ls /proc/%d/fd"):format(self.pid)):lines() do count = count + 1 end
+  local list = io.popen(("ls /proc/%d/%s"):format(self.pid, what))
+  for _ in list:lines() do count = count + 1 end
+  list:close()
   return count
 end
 
--- The record of the loop's state that SIGQUIT asks for, as a table of numbers.
-function Server:state()
+-- How many descriptors it has.
+function Server:descriptors()
+  return count_of(self, "fd")
+end
+
+-- How many threads it has.
+function Server:threads()
+  return count_of(self, "task")
+end
+
+-- The records of so many loops' states that SIGQUIT asks for, a list of tables of numbers.
+function Server:states(count)
   local before = #self:log()
   self:signal("QUIT")
-  local record = net.poll_until(function()
-    local log = self:log()
-    local at = log:find('msg="state" ', before + 1, true)
-    return at and log:match("^[^\n]*\n", at)
+  local records = net.poll_until(function()
+    local list = {}
+    for record in self:log():sub(before + 1):gmatch('msg="state" [^\n]*\n') do list[#list + 1] = record end
+    return #list >= count and list
   end)
-  if not record then error("no answer to SIGQUIT:\n" .. self:tail(), 0) end
-  local state = {}
-  for key, value in record:gmatch("([%w_]+)=(%d+)") do state[key] = tonumber(value) end
-  return state
+  if not records then error("no answer to SIGQUIT:\n" .. self:tail(), 0) end
+  local states = {}
+  for i, record in ipairs(records) do
+    states[i] = {}
+    for key, value in record:gmatch("([%w_]+)=(%d+)") do states[i][key] = tonumber(value) end
+  end
+  return states
+end
+
+-- That of one loop, the first to answer.
+function Server:state()
+  return self:states(1)[1]
 end
 
 -- Wait until the state fulfils something: fn(state) -> true. The state; fails the spec after some seconds.

@@ -100,6 +100,37 @@ function Client:ask(bytes, seconds)
   fail(self, "ask: no answer in time")
 end
 
+-- ask() by many clients at once: each has one of its datagrams under way at a time, in order, and has to get the very same back. What
+-- was sent twice may be answered twice.
+function M.ask_all(clients, datagrams, seconds)
+  local deadline = net.deadline(seconds or 20)
+  local at, resend_at, resent, open_count = {}, {}, {}, #clients
+  for i in ipairs(clients) do at[i], resend_at[i], resent[i] = 1, 0, {} end
+  while open_count > 0 do
+    local now, moved = net.now(), false
+    open_count = 0
+    for i, one in ipairs(clients) do
+      local bytes = datagrams[i][at[i]]
+      if bytes then
+        open_count = open_count + 1
+        if now >= resend_at[i] then
+          resent[i][bytes] = resend_at[i] > 0
+          one:send(bytes)
+          resend_at[i] = now + net.slow
+        end
+        local answer = one:try_receive(0)
+        if answer == bytes then
+          at[i], resend_at[i], moved = at[i] + 1, 0, true
+        elseif answer and not resent[i][answer] then
+          fail(one, "ask_all: %d bytes that were not sent, in the place of datagram %d", #answer, at[i])
+        end
+      end
+      if now > deadline then fail(one, "ask_all: not done in time, at datagram %d", at[i]) end
+    end
+    if not moved then net.nap(1) end
+  end
+end
+
 -- Fails when a datagram comes within so many seconds, which are really spent.
 function Client:receives_nothing(seconds)
   local deadline = net.now() + seconds
