@@ -214,7 +214,7 @@ local limits = {
   { name = "turn_time", type = "seconds", default = "1ms", min = "0.1ms", max = "1s",
     about = "how long one connection is served in a turn while others wait" },
   { name = "processes", type = "count", default = 256, min = 1, max = 65536,
-    about = "that scripts have started and that run, of the whole server; then `\"full\"`" },
+    about = "that scripts have started and that run, of all loops; then `\"full\"`" },
 }
 
 return {
