@@ -131,7 +131,8 @@ int rille_conn_move(rille_conn *c, uint32_t loop_id, int tasks, const char *ctx,
   int err = check(c, tasks);
   if (err) return err;
   rille_loop *loop = c->loop->team ? rille_team_loop(c->loop->team, loop_id) : NULL;
-  if (!loop || loop_id > group_of(c)->loop_count) return RILLE_ERR_NOT_FOUND;
+  const rille_group *group = group_of(c);
+  if (!loop || !group || loop_id > group->loop_count) return RILLE_ERR_NOT_FOUND;
   if (loop == c->loop) return RILLE_OK;
   if (size > CTX_MAX) return RILLE_ERR_TOO_LARGE;
   rille_conn_release_input(c);

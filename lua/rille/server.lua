@@ -122,39 +122,6 @@ local function build_states(loop, loop_id, conf)
   return true
 end
 
--- ---- watching it -----------------------------------------------------------------------------------------------
-
--- The configuration with one more server, behind the others, where `metrics.listen` asks for it. It is a server of loop 1, as it does
--- next to nothing, and says until the end how the process is. here: in this Lua state.
-local function with_monitor(conf, here)
-  local listen = conf.metrics.listen
-  if not listen then return conf end
-  local checked = assert(require("rille.config").server({ protocol = "http" }, "metrics"))
-  checked.listen, checked.script, checked.options = listen, here and require "rille.monitor" or "rille.monitor", {}
-  checked.only_loop, checked.stays = 1, true
-  local servers = { unpack(conf.servers) }
-  servers[#servers + 1] = checked
-  return setmetatable({ servers = servers }, { __index = conf })
-end
-
--- The thread for signals and the control socket. True, or nil, message.
-local function start_control(conf, is_served)
-  local code = C.rille_control_start()
-  if code ~= 0 then return nil, ("cannot start the control thread: %s"):format(errors.text[-code]) end
-  C.rille_control_describe(conf.file or "")
-  C.rille_control_set_stall(conf.stall_after * 1000)
-  C.rille_metric_limit(conf.metrics.max, conf.metrics.series)
-  local control = conf.control
-  if not is_served or not control.enabled then return true end
-  if C.rille_control_listen(control.path, message_box, 4096) == 0 then return true end
-  if not control.path then -- nobody asked for it by name
-    log.warn("%s: `rille status` will not find this server", ffi.string(message_box))
-    return true
-  end
-  C.rille_control_stop()
-  return nil, ffi.string(message_box)
-end
-
 -- Every state of every loop built and proven, its listeners bound but not accepting. The team, or nil, message: nothing is left
 -- then.
 function server.build(conf)
