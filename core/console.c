@@ -8,10 +8,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+static const char GONE[] = "the Lua state has ended";
+
 struct rille_console {
   _Atomic uint32_t refs;
   _Atomic bool is_done;
-  rille_console *next; /* loop thread: in the state's list */
+
+  /* loop thread */
+  rille_console *next;  /* in one of the state's lists */
+  rille_state *running; /* the state whose code it is now; NULL: it is not taken */
 
   /* immutable after init */
   char state[64]; /* its label, with or without the generation; "": the first */
@@ -64,7 +69,15 @@ void rille_console_write(const rille_console *c, rille_text *t) {
 
 /* ---- the loop -------------------------------------------------------------------------------------------------- */
 
+static void leave(rille_console *c) {
+  rille_console **at = &c->running->taken_consoles;
+  while (*at != c) at = &(*at)->next;
+  *at = c->next;
+  c->running = NULL;
+}
+
 void rille_console_answer(rille_console *c, int ok, const char *text, size_t size) {
+  if (c->running) leave(c);
   c->is_good = ok;
   rille_text_add(&c->text, text, size);
   atomic_store(&c->is_done, true);
@@ -92,7 +105,11 @@ static void deliver(rille_loop *loop, const rille_message *m) {
     rille_state *state = loop->states[i];
     if (!is_meant(c, state)) continue;
     memcpy(c->label, state->label, sizeof c->label);
-    if (!rille_state_emit(state, RILLE_EVENT_CONSOLE, 0, 0)) break;
+    bool is_up = state->lua && !state->is_broken; /* else it waits for its replacement, for how long nobody knows */
+    if (!is_up || !rille_state_emit(state, RILLE_EVENT_CONSOLE, 0, 0)) {
+      rille_console_answer(c, 0, GONE, sizeof GONE - 1);
+      return;
+    }
     if (state->last_console) state->last_console->next = c;
     else state->first_console = c;
     state->last_console = c;
@@ -116,7 +133,9 @@ rille_console *rille_console_take(rille_state *state) {
   if (!c) return NULL;
   state->first_console = c->next;
   if (!c->next) state->last_console = NULL;
-  c->next = NULL;
+  c->running = state;
+  c->next = state->taken_consoles;
+  state->taken_consoles = c;
   return c;
 }
 
@@ -127,7 +146,14 @@ const char *rille_console_code(const rille_console *c, double *size) {
 
 double rille_console_timeout(const rille_console *c) { return c->timeout_ms / 1e3; }
 
+/* What has not begun, and what was parked when its Lua state was closed. */
 void rille_console_forget(rille_state *state) {
   rille_console *c;
-  while ((c = rille_console_take(state))) rille_console_answer(c, 0, "the loop has ended", 18);
+  while (rille_console_take(state)) {
+  }
+  while ((c = state->taken_consoles)) {
+    state->taken_consoles = c->next;
+    c->running = NULL;
+    rille_console_answer(c, 0, GONE, sizeof GONE - 1);
+  }
 }

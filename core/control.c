@@ -90,8 +90,9 @@ static void stop(bool at_once) {
 
 /* Of a process of several: all of them stop. */
 void rille_control_stop_loops(bool now) {
-  if (rille_process_is_child()) rille_process_ask_stop();
-  stop(now || atomic_load(&stop_requests) > 0);
+  bool at_once = now || atomic_load(&stop_requests) > 0;
+  rille_process_ask_stop(at_once ? RILLE_STOP_AT_ONCE : RILLE_STOP_DRAIN);
+  stop(at_once);
 }
 
 /* A terminal or a service manager signals all processes of a prefork server at the same time, and their parent does so again; what

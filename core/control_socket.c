@@ -7,6 +7,7 @@
  */
 #include "control.h"
 #include "log.h"
+#include "process_note.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -24,6 +25,7 @@ enum {
   WRITE_MS = 5000,
   CONSOLE_MS = 10000,
   CONSOLE_MAX_MS = 3600000,
+  DEAF_MS = 100,         /* without accepting when descriptors have run out */
   CONSOLE_GRACE_MS = 500 /* for the loop itself to say that the time is over */
 };
 
@@ -48,6 +50,7 @@ typedef struct client {
 static client clients[RILLE_CONTROL_CLIENTS_MAX];
 static client *polled[RILLE_CONTROL_POLLS_MAX]; /* by their place in the list for poll; not the first */
 static uint32_t last_question;
+static uint64_t deaf_until_ns; /* 0: it accepts */
 
 /* ---- clients --------------------------------------------------------------------------------------------------- */
 
@@ -235,11 +238,17 @@ static void begin_console(client *c, char **words, int count, const char *code, 
   }
 }
 
+/* Whoever stops it stops all: the parent, where there are several processes. */
+static void write_server(rille_text *t) {
+  rille_json_count(t, "server", rille_process_is_child() ? getppid() : getpid());
+}
+
 static void say_hello(client *c) {
   rille_usage p;
   rille_usage_read(&p);
   rille_json_open(&c->out, NULL, '{');
   rille_json_count(&c->out, "pid", getpid());
+  write_server(&c->out);
   rille_json_string(&c->out, "version", rille_version());
   rille_json_string(&c->out, "conf", p.conf);
   rille_json_close(&c->out, '}');
@@ -250,6 +259,7 @@ static void begin_stop(client *c, bool now) {
   rille_json_open(&c->out, NULL, '{');
   rille_json_bool(&c->out, "stopping", true);
   rille_json_count(&c->out, "pid", getpid());
+  write_server(&c->out);
   rille_json_close(&c->out, '}');
   rille_control_stop_loops(now);
   answer(c);
@@ -383,7 +393,10 @@ static bool is_friend(int fd) {
 static void accept_some(int fd) {
   for (int i = 0; i < RILLE_CONTROL_CLIENTS_MAX; i++) {
     int one = accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    if (one < 0) return;
+    if (one < 0) {
+      if (errno != EAGAIN && errno != ECONNABORTED && errno != EINTR) deaf_until_ns = in_ms(DEAF_MS);
+      return;
+    }
     if (is_friend(one)) {
       if (!add_client(one)) return;
     } else {
@@ -400,18 +413,24 @@ static bool has_room(void) {
   return false;
 }
 
+static void sooner(uint64_t at_ns, uint64_t now_ns, int *timeout_ms) {
+  uint64_t left_ms = at_ns > now_ns ? (at_ns - now_ns) / 1000000 + 1 : 0;
+  if (*timeout_ms < 0 || left_ms < (uint64_t)*timeout_ms) *timeout_ms = (int)left_ms;
+}
+
 uint32_t rille_control_socket_polls(struct pollfd *polls, uint64_t now_ns, int *timeout_ms) {
   rille_control_door_admit(add_client);
   uint32_t count = 1; /* no more than needed: poll refuses a list longer than the process may have descriptors */
-  polls[0] = (struct pollfd){.fd = has_room() ? rille_control_door_fd() : -1, .events = POLLIN};
+  if (deaf_until_ns <= now_ns) deaf_until_ns = 0;
+  polls[0] = (struct pollfd){.fd = has_room() && !deaf_until_ns ? rille_control_door_fd() : -1, .events = POLLIN};
+  if (deaf_until_ns) sooner(deaf_until_ns, now_ns, timeout_ms);
   for (int i = 0; i < RILLE_CONTROL_CLIENTS_MAX; i++) {
     const client *c = &clients[i];
     short events = c->phase == READING ? POLLIN : c->phase == WRITING ? POLLOUT : 0;
     if (c->phase == FREE) continue;
     polled[count] = &clients[i];
     polls[count++] = (struct pollfd){.fd = c->fd, .events = events};
-    uint64_t left_ms = c->until_ns > now_ns ? (c->until_ns - now_ns) / 1000000 + 1 : 0;
-    if (*timeout_ms < 0 || left_ms < (uint64_t)*timeout_ms) *timeout_ms = (int)left_ms;
+    sooner(c->until_ns, now_ns, timeout_ms);
   }
   return count;
 }

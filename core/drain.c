@@ -66,7 +66,7 @@ void rille_loop_exit(rille_loop *loop, int status) {
 }
 
 void rille_loop_shutdown(rille_loop *loop, double drain_ms) {
-  rille_process_ask_stop(); /* and the other processes of the server */
+  rille_process_ask_stop(RILLE_STOP_DRAIN); /* and the other processes of the server */
   if (loop->team) rille_team_stop(loop->team, drain_ms);
   else rille_loop_stop(loop, drain_ms);
 }

@@ -44,6 +44,8 @@ static const column loop_columns[] = {
     LOOP("errors_total", "counter", errors, "Errors that scripts raised."),
     LOOP("failures_total", "counter", failures, "Failures of the dispatcher; none is expected."),
     LOOP("stalls_total", "counter", stalls, "Turns that lasted longer than stall_after."),
+    LOOP("replaced_total", "counter", replaced, "Lua states that were replaced."),
+    LOOP("datagrams_dropped_total", "counter", datagrams_dropped, "Datagrams that a loop dropped."),
     LOOP("turns_total", "counter", turns, "Turns."),
     LOOP("watches", "gauge", watches, "Descriptors and timers that tasks wait for."),
     LOOP("lua_bytes", "gauge", lua_bytes, "Memory of the Lua states."),
@@ -82,17 +84,42 @@ static void write_loops(rille_text *t, const rille_loop_view *views, uint32_t co
   write_turns(t, views, count);
 }
 
+#define LISTENER(name, reason, field, is_udp, help)                                                                    \
+  { "rille_listener_" name, reason, help, offsetof(rille_listener_snapshot, field), is_udp }
+
+/* reason: of its label, NULL: it has none. Those of one name stand together. */
+static const struct {
+  const char *name, *reason, *help;
+  size_t offset;
+  bool is_udp; /* of datagrams only */
+} listener_columns[] = {
+    LISTENER("accepted_total", NULL, accepted, false, "Connections that came by an address."),
+    LISTENER("refused_total", "list", refused_by_list, false, "Connections that were refused."),
+    LISTENER("refused_total", "address", refused_by_address, false, NULL),
+    LISTENER("refused_total", "descriptors", shed, false, NULL),
+    LISTENER("datagrams_total", NULL, datagrams, true, "Datagrams received."),
+    LISTENER("datagrams_dropped_total", NULL, datagrams_dropped, true, "Datagrams that no handler got."),
+};
+
+static void write_listener(rille_text *t, size_t which, uint32_t loop_id, const rille_listener_snapshot *l) {
+  rille_text_printf(t, "%s{loop=\"%u\",script=\"", listener_columns[which].name, loop_id);
+  rille_metric_escape(t, l->label, true);
+  rille_text_printf(t, "\",address=\"");
+  rille_metric_escape(t, l->address, true);
+  if (listener_columns[which].reason) rille_text_printf(t, "\",reason=\"%s", listener_columns[which].reason);
+  rille_text_printf(t, "\"} %.17g\n", number_at(l, listener_columns[which].offset));
+}
+
 /* One line for each loop and address; a number of theirs goes with the address, so a port that two sockets have counts twice. */
 static void write_listeners(rille_text *t, const rille_loop_view *views, uint32_t count) {
-  head(t, "rille_listener_accepted_total", "counter", "Connections that came by an address.");
-  for (uint32_t i = 0; i < count; i++) {
-    const rille_snapshot *s = views[i].snapshot;
-    for (uint32_t k = 0; k < s->listener_count; k++) {
-      rille_text_printf(t, "rille_listener_accepted_total{loop=\"%u\",script=\"", views[i].loop->id);
-      rille_metric_escape(t, s->listeners[k].label, true);
-      rille_text_printf(t, "\",address=\"");
-      rille_metric_escape(t, s->listeners[k].address, true);
-      rille_text_printf(t, "\"} %.17g\n", s->listeners[k].accepted);
+  for (size_t c = 0; c < sizeof listener_columns / sizeof *listener_columns; c++) {
+    if (listener_columns[c].help) head(t, listener_columns[c].name, "counter", listener_columns[c].help);
+    for (uint32_t i = 0; i < count; i++) {
+      const rille_snapshot *s = views[i].snapshot;
+      for (uint32_t k = 0; k < s->listener_count; k++) {
+        if (s->listeners[k].is_udp || !listener_columns[c].is_udp)
+          write_listener(t, c, views[i].loop->id, &s->listeners[k]);
+      }
     }
   }
 }
@@ -167,6 +194,8 @@ static void write_process(rille_text *t, int health) {
   rille_log_count(&n);
   head(t, "rille_info", "gauge", "Its version.");
   labelled(t, "rille_info", "version", rille_version(), 1);
+  plain(t, "rille_process", "gauge", "Which process of several this is, from 1; 0: there is one.",
+        rille_process_number());
   plain(t, "rille_up", "gauge", "1 while it serves and no loop is stalled.", health == RILLE_HEALTH_SERVING);
   plain(t, "rille_uptime_seconds", "gauge", "Since the start.", p.uptime);
   plain(t, "process_resident_memory_bytes", "gauge", "Resident memory.", p.rss_bytes);

@@ -42,6 +42,8 @@ void rille_job_release(rille_job *job) {
   free(job);
 }
 
+int rille_job_is_io(const rille_job *job) { return job->io != NULL; }
+
 uint32_t rille_job_token(const rille_job *job) { return job->token; }
 
 const char *rille_job_name(const rille_job *job) { return job->name; }
@@ -120,8 +122,7 @@ static void drop(const rille_message *m) { rille_job_release(m->what); }
 static void deliver(rille_loop *loop, const rille_message *m) {
   rille_job *job = m->what;
   rille_state *state = job->state_index < loop->state_count ? loop->states[job->state_index] : NULL;
-  int kind = job->io ? RILLE_EVENT_IO : RILLE_EVENT_JOB;
-  if (!state || state->renewals != job->renewals || !rille_state_emit(state, kind, 0, 0)) {
+  if (!state || state->renewals != job->renewals || !rille_state_emit(state, RILLE_EVENT_JOB, 0, 0)) {
     rille_job_release(job);
     return;
   }

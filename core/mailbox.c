@@ -63,7 +63,8 @@ bool rille_mailbox_take(rille_mailbox *box, rille_message *out) {
   return true;
 }
 
-void rille_mailbox_hear(rille_mailbox *box) { atomic_store(&box->is_rung, false); }
+/* An exchange, not a store: what a sender wrote that found it rung is then seen by the next rille_mailbox_take. */
+void rille_mailbox_hear(rille_mailbox *box) { (void)atomic_exchange(&box->is_rung, false); }
 
 bool rille_mailbox_has_mail(rille_mailbox *box) {
   uint32_t head = atomic_load_explicit(&box->head, memory_order_relaxed);

@@ -180,6 +180,12 @@ static void say_who(uint32_t i) {
   if (!is_said) RILLE_LOG(RILLE_LOG_ERROR, "process %u was in no script", i + 1);
 }
 
+/* What a process asks for on behalf of all. */
+static enum rille_stop wanted_by(uint32_t i) {
+  uint32_t how = atomic_load(&processes->pages[i].wants_stop);
+  return how == RILLE_STOP_NOT ? RILLE_STOP_NOT : how == RILLE_STOP_AT_ONCE ? RILLE_STOP_AT_ONCE : RILLE_STOP_DRAIN;
+}
+
 static void say_end(uint32_t i, pid_t pid, int how) {
   if (WIFSIGNALED(how)) {
     /* NOLINTNEXTLINE(concurrency-mt-unsafe): there is one thread */
@@ -196,7 +202,7 @@ static void bury(uint32_t i, int how) {
   child *c = &children[i];
   pid_t pid = c->pid;
   c->pid = 0;
-  if (atomic_load(&processes->pages[i].wants_stop)) begin_stop(RILLE_STOP_DRAIN);
+  begin_stop(wanted_by(i));
   if (has_started || WIFSIGNALED(how)) say_end(i, pid, how); /* one that did not start has said why */
   if (stop || !has_started) {
     int code = WIFSIGNALED(how) ? 128 + WTERMSIG(how) : WEXITSTATUS(how);
@@ -231,7 +237,7 @@ static void look_at_pages(void) {
   for (uint32_t i = 0; i < count; i++) {
     if (!children[i].pid) continue;
     children[i].is_ready = atomic_load(&processes->pages[i].stage) == RILLE_STAGE_READY;
-    if (atomic_load(&processes->pages[i].wants_stop)) begin_stop(RILLE_STOP_DRAIN);
+    begin_stop(wanted_by(i));
   }
 }
 

@@ -71,8 +71,12 @@ void rille_process_beat(uint64_t now_ns) {
   if (page) atomic_store(&page->beat_ns, now_ns);
 }
 
-void rille_process_ask_stop(void) {
-  if (!page || atomic_exchange(&page->wants_stop, true)) return;
+void rille_process_ask_stop(enum rille_stop how) {
+  if (!page) return;
+  uint32_t before = atomic_load(&page->wants_stop);
+  do {
+    if (before >= (uint32_t)how) return;
+  } while (!atomic_compare_exchange_weak(&page->wants_stop, &before, (uint32_t)how));
   uint32_t none = RILLE_STOP_NOT; /* from now on it is wanted, even if the parent looks a moment later */
   atomic_compare_exchange_strong(&processes->stop, &none, RILLE_STOP_DRAIN);
   wake_parent();

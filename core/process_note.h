@@ -22,7 +22,7 @@ enum { RILLE_PAGE_LABELS = 64, RILLE_PAGE_LABEL = 64 };
 typedef struct rille_page {
   /* atomic: the process writes, the parent reads */
   _Atomic uint32_t stage;             /* enum rille_stage */
-  _Atomic bool wants_stop;            /* a script asked for a shutdown of the server */
+  _Atomic uint32_t wants_stop;        /* enum rille_stop: of all, by a script or through the control socket */
   _Atomic uint64_t beat_ns;           /* when all loops were last seen to make turns */
   rille_place places[RILLE_LOOP_MAX]; /* through __atomic */
   /* written before the loops run */
@@ -44,9 +44,9 @@ enum rille_stop rille_process_stop_wanted(void);
 /* Where the loop says what it does; NULL: there is no page. */
 rille_place *rille_process_place(uint32_t loop_id);
 void rille_process_label(uint32_t index, const char *label);
-/* Any thread: all loops accept; all loops make turns; a script wants the server to stop. */
+/* Any thread: all loops accept; all loops make turns; the server is to stop. */
 void rille_process_ready(void);
 void rille_process_beat(uint64_t now_ns);
-void rille_process_ask_stop(void);
+void rille_process_ask_stop(enum rille_stop how);
 
 #endif

@@ -195,7 +195,6 @@ enum rille_event_kind {
   RILLE_EVENT_SESSION,    /* slot: of the session; arg: enum rille_session_event */
   RILLE_EVENT_UDP,        /* slot: of the socket; the parked receive may try again */
   RILLE_EVENT_STREAM,     /* slot: its token; arg: enum rille_stream_side, there is room or output */
-  RILLE_EVENT_IO,         /* the same for a request in C, see rille_fs.h */
   RILLE_EVENT_CONSOLE,    /* code of the console: rille_console_take */
   RILLE_EVENT_END         /* the last connection is gone: cancel what is still parked */
 };

@@ -1,7 +1,7 @@
 /*
  * rille_fs.h: the part of rille.h for files and other calls that block, which workers of the pool "io" make; same rules, included
  * at its end. A request is a job without a Lua state: it goes through the pool as every job does, and comes back as
- * RILLE_EVENT_IO, also when nobody waits for it any more, so that the next request for its file may begin.
+ * RILLE_EVENT_JOB, also when nobody waits for it any more, so that the next request for its file may begin.
  */
 #ifndef RILLE_RILLE_FS_H
 #define RILLE_RILLE_FS_H
@@ -63,7 +63,7 @@ typedef struct rille_io_result {
  * NULL. Loop thread, as the rest. */
 rille_job *rille_io_submit(rille_pool *pool, rille_state *from, uint32_t token, int op, rille_file *file,
                            const char *path, const char *other, double a, double b, rille_linkbuffer *buffer, int *err);
-/* lives as long as the job, and is complete when RILLE_EVENT_IO has come */
+/* lives as long as the job, and is complete when RILLE_EVENT_JOB has come */
 const rille_io_result *rille_io_result_of(const rille_job *job);
 const char *rille_io_bytes(const rille_job *job); /* result->size bytes; the same */
 int rille_io_take_slice(rille_job *job, rille_slice *out /* owned */);

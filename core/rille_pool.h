@@ -57,8 +57,9 @@ void rille_job_release(rille_job *job);
 int rille_job_submit(rille_job *job);
 /* Nobody waits for it any more: a queued one is taken out (1: it will not run), what a running one returns is thrown away. */
 int rille_job_abandon(rille_job *job);
-/* owned, a reference; the next one that RILLE_EVENT_JOB (a call that is done, or any job that failed) or RILLE_EVENT_IO was for */
+/* owned, a reference; the next one that RILLE_EVENT_JOB was for: a call that is done, any job that failed, a request in C */
 rille_job *rille_job_take(rille_state *state);
+int rille_job_is_io(const rille_job *job); /* such a request, see rille_fs.h */
 uint32_t rille_job_token(const rille_job *job);
 const char *rille_job_name(const rille_job *job); /* lives as long as the job */
 const char *rille_job_pool(const rille_job *job); /* its name; the same */

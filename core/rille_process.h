@@ -26,7 +26,7 @@ typedef struct rille_spawn_options {
   int detach; /* 1: in a session of its own, and not ended with the run */
 } rille_spawn_options;
 
-/* owned, a reference: a request in the queue, which RILLE_EVENT_IO answers; NULL with *err. Loop thread */
+/* owned, a reference: a request in the queue, which RILLE_EVENT_JOB answers; NULL with *err. Loop thread */
 rille_job *rille_process_spawn(rille_pool *pool, rille_state *from, uint32_t token, const rille_spawn_options *options,
                                int *err);
 /* owned; NULL when it was not started. The thread that has the job */

@@ -28,6 +28,15 @@ static void copy_state(const rille_state *state, rille_state_snapshot *to) {
   to->failures = state->failures;
 }
 
+static void copy_datagrams(const rille_listener *l, rille_listener_snapshot *to) {
+  to->is_udp = l->udp != NULL;
+  if (!l->udp) return;
+  rille_udp_stats s;
+  rille_udp_stats_read(l->udp, &s);
+  to->datagrams = s.received;
+  to->datagrams_dropped = s.too_large + s.dropped + s.refused + s.overflow;
+}
+
 static void copy_listener(const rille_listener *l, rille_listener_snapshot *to) {
   char address[RILLE_ADDRESS_TEXT_MAX];
   rille_listener_address(l, address, sizeof address);
@@ -35,6 +44,10 @@ static void copy_listener(const rille_listener *l, rille_listener_snapshot *to) 
            l->service->http && strncmp(address, "tcp:", 4) == 0 ? address + 3 : address);
   memcpy(to->label, l->service->state->label, sizeof to->label);
   to->accepted = l->accepted;
+  to->refused_by_list = l->admission.refused_by_list;
+  to->refused_by_address = l->admission.refused_by_address;
+  to->shed = l->shed;
+  copy_datagrams(l, to);
   to->connections = l->group ? (double)rille_group_load_of(l->group, l->loop->id - 1) : -1;
 }
 

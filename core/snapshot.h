@@ -28,6 +28,9 @@ typedef struct rille_listener_snapshot {
   char label[64]; /* of its state */
   double accepted;
   double connections; /* open; below 0: not known for itself */
+  double refused_by_list, refused_by_address, shed;
+  bool is_udp; /* the next two are its */
+  double datagrams, datagrams_dropped;
 } rille_listener_snapshot;
 
 typedef struct rille_snapshot {

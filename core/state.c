@@ -318,6 +318,8 @@ rille_state *rille_state_renew(rille_state *old, bool *is_built, char *message, 
   memcpy(state->label, old->label, sizeof state->label);
   state->renewals = old->renewals + 1;
   state->retry_ms = old->retry_ms;
+  state->errors = old->errors; /* they are counted for ever */
+  state->failures = old->failures;
   state->memory = old->memory;
   state->source = old->source;
   state->arguments = old->arguments;

@@ -68,6 +68,7 @@ struct rille_state {
   struct rille_job *first_job, *last_job; /* references; jobs of worker pools that Lua has not taken */
 
   struct rille_console *first_console, *last_console; /* references; code of the console that Lua has not taken */
+  struct rille_console *taken_consoles;               /* references; code that runs */
 
   rille_service *services;
   double heap_live; /* bytes after the last complete collection */

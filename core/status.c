@@ -43,6 +43,8 @@ static void write_numbers(rille_text *t, const rille_snapshot *s) {
                 {"failures", n->failures},
                 {"turns", n->turns},
                 {"stalls", n->stalls},
+                {"replaced", n->replaced},
+                {"datagrams_dropped", n->datagrams_dropped},
                 {"watches", n->watches},
                 {"timers", n->timers},
                 {"lua_bytes", n->lua_bytes},
@@ -77,6 +79,7 @@ static void write_total(rille_text *t, const rille_loop_view *views, uint32_t co
     sum.bytes_out += s->bytes_out;
     sum.errors += s->errors;
     sum.stalls += s->stalls;
+    sum.replaced += s->replaced;
   }
   rille_json_open(t, "total", '{');
   rille_json_count(t, "connections", sum.connections);
@@ -86,6 +89,7 @@ static void write_total(rille_text *t, const rille_loop_view *views, uint32_t co
   rille_json_count(t, "bytes_out", sum.bytes_out);
   rille_json_count(t, "errors", sum.errors);
   rille_json_count(t, "stalls", sum.stalls);
+  rille_json_count(t, "replaced", sum.replaced);
   rille_json_close(t, '}');
 }
 
@@ -106,6 +110,13 @@ static void write_listeners(rille_text *t, const rille_loop_view *views, uint32_
       rille_json_count(t, "accepted", l->accepted);
       if (l->connections < 0) rille_json_null(t, "connections");
       else rille_json_count(t, "connections", l->connections);
+      rille_json_count(t, "refused_by_list", l->refused_by_list);
+      rille_json_count(t, "refused_by_address", l->refused_by_address);
+      rille_json_count(t, "shed", l->shed);
+      if (l->is_udp) {
+        rille_json_count(t, "datagrams", l->datagrams);
+        rille_json_count(t, "datagrams_dropped", l->datagrams_dropped);
+      }
       rille_json_close(t, '}');
     }
   }
@@ -185,6 +196,8 @@ void rille_status_write(rille_text *t, const rille_loop_view *views, uint32_t co
   rille_json_open(t, NULL, '{');
   rille_json_string(t, "version", rille_version());
   rille_json_count(t, "pid", getpid());
+  rille_json_count(t, "process", rille_process_number());
+  rille_json_count(t, "processes", rille_process_count());
   rille_json_string(t, "conf", p.conf);
   rille_json_string(t, "health", health_names[health]);
   rille_json_number(t, "uptime", p.uptime);

@@ -85,7 +85,7 @@ describe("rille status", function()
     end
     local got = control.wait_status(s, function(status) return status.total.connections == #open end)
     assert.same({ connections = #open, accepted = accepted, messages = messages, bytes_in = sent, bytes_out = received,
-                  errors = errors, stalls = 0 }, got.total)
+                  errors = errors, stalls = 0, replaced = 0 }, got.total)
     assert.equal(2, #got.loops)
     for _, key in ipairs { "connections", "accepted", "messages", "bytes_in", "bytes_out", "errors" } do
       assert.equal(got.total[key], sum(got.loops, key), key)
@@ -137,6 +137,27 @@ end, on_request = function() end }
     assert.equal("jobs", got.pools[1].name)
     assert.equal(1, got.pools[1].done)
     assert.equal(2, got.pools[1].max)
+  end)
+
+  it("tells of connections that were refused, and of datagrams", function()
+    local s = control.start(ECHO, {
+      name = "echo", conf = { servers = {
+        { listen = "tcp://127.0.0.1:0", script = server.script_path(ECHO, "echo"), deny = { "127.0.0.0/8" } },
+        { listen = "udp://127.0.0.1:0", script = server.script_path("\nreturn function(d) d:reply('pong') end\n", "pong") },
+      } },
+    })
+    s:wait_listening(2)
+    s:connect(nil, s.urls[1]):receive_all()
+    local status = control.wait_status(s, function(status) return sum(status.listeners, "refused_by_list") == 1 end)
+    local by = {}
+    for _, one in ipairs(status.listeners) do by[one.script] = one end
+    assert.same({ 1, 0, 0, 0 }, { by["echo@1"].refused_by_list, by["echo@1"].refused_by_address, by["echo@1"].shed, by["pong@1"].shed })
+    assert.is_nil(by["echo@1"].datagrams)
+    assert.same({ 0, 0 }, { by["pong@1"].datagrams, by["pong@1"].datagrams_dropped })
+    local text = control.ask(s, "metrics\n")
+    assert.matches('\nrille_listener_refused_total{loop="1",script="echo@1",address="[^"]+",reason="list"} 1\n', text)
+    assert.matches('\nrille_listener_datagrams_total{loop="1",script="pong@1",address="udp:[^"]+"} 0\n', text)
+    assert.not_matches('rille_listener_datagrams_total{loop="1",script="echo@1"', text)
   end)
 
   it("prints for people in 80 columns", function()
@@ -378,6 +399,24 @@ describe("the control socket", function()
     assert.matches('^{"error":"conns: expected', control.ask(s, "conns 0\n"))
     assert.matches('^{"error":"eval: expected', control.ask(s, "eval timeout=x\n"))
     assert.matches('^{"pid":', control.ask(s, "hello\r\nstatus\n"))
+  end)
+
+  it("does not spin when descriptors have run out", function()
+    local s = control.start(QUIET, { ulimit = "-n 40", allow_errors = true })
+    local clients = {}
+    for i = 1, 60 do clients[i] = server.client.connect(s.url) end
+    s:wait_log "Too many open files"
+    local waiting = server.client.connect("unix://" .. s.socket)
+    waiting:send("hello\n")
+    local function ticks()
+      local user, system = server.read(("/proc/%d/stat"):format(s.pid)):match("%) %a" .. (" %-?%d+"):rep(10) .. " (%d+) (%d+)")
+      return user + system
+    end
+    local before = ticks()
+    net.nap(1000)
+    assert.is_true(ticks() - before < 50, "it was busy for " .. ticks() - before .. " ticks of 100")
+    for _, c in ipairs(clients) do c:close() end
+    assert.matches('^{"pid":', waiting:receive_all(10))
   end)
 
   it("is held up by no client that is slow, silent, or many", function()

@@ -9,7 +9,7 @@ local conn_read = require "rille.conn_read"
 local conn_write = require "rille.conn_write"
 local errors = require "rille.errors"
 local receive_io = require("rille.io").receive
-local receive_job = require("rille.pool").receive
+local receive_call = require("rille.pool").receive
 local receive_post = require("rille.post").receive
 local script = require "rille.script"
 local stream_event = require("rille.stream").event
@@ -35,7 +35,6 @@ local EVENT_BALANCE = C.RILLE_EVENT_BALANCE
 local EVENT_DATAGRAM, EVENT_SESSION, EVENT_UDP = C.RILLE_EVENT_DATAGRAM, C.RILLE_EVENT_SESSION, C.RILLE_EVENT_UDP
 local EVENT_MOVE = C.RILLE_EVENT_MOVE
 local EVENT_STREAM = C.RILLE_EVENT_STREAM
-local EVENT_IO = C.RILLE_EVENT_IO
 local EVENT_START, EVENT_STOP, EVENT_END = C.RILLE_EVENT_START, C.RILLE_EVENT_STOP, C.RILLE_EVENT_END
 local EVENT_CONSOLE = C.RILLE_EVENT_CONSOLE
 
@@ -158,6 +157,13 @@ script.on_error(close, "on_close", function(self) task.start_later(close, self) 
 
 -- ---- the inbox -------------------------------------------------------------------------------------------------
 
+-- What workers have sent comes by one kind of event in one list: whose it is the job itself says.
+local function receive_job()
+  local job = C.rille_job_take(state.handle)
+  if job == nil then return end
+  return (C.rille_job_is_io(job) == 1 and receive_io or receive_call)(job)
+end
+
 local function rare_event(kind, slot, arg)
   if kind == EVENT_START then
     if dispatch.on_start then call(dispatch.on_start) end
@@ -182,8 +188,6 @@ local function rare_event(kind, slot, arg)
     return receive_moved(slot)
   elseif kind == EVENT_STREAM then
     return stream_event(slot, arg)
-  elseif kind == EVENT_IO then
-    return receive_io()
   elseif kind == EVENT_CONSOLE then
     return require("rille.console").receive()
   end

@@ -104,10 +104,8 @@ local function abandon(entry)
   drop(job)
 end
 
--- The IO event.
-function M.receive()
-  local job = C.rille_job_take(state.handle)
-  if job == nil then return end
+-- A request was answered; job is a reference.
+function M.receive(job)
   local token = C.rille_job_token(job)
   C.rille_job_release(job) -- the entry has one of its own
   local entry = waiting[token]

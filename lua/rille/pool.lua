@@ -291,10 +291,8 @@ local function report(core, name, err, message)
   end
 end
 
--- The JOB event: a call that is done, or any job that failed.
-function pool.receive()
-  local job = C.rille_job_take(state.handle)
-  if job == nil then return end
+-- A call is done, or any job failed; job is a reference.
+function pool.receive(job)
   ffi.gc(job, C.rille_job_release)
   local token = C.rille_job_token(job)
   local fault = C.rille_job_fault(job)

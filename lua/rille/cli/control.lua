@@ -16,7 +16,7 @@ control.options = { pid = { value = "N" }, control = { value = "PATH" }, conf = 
 control.help = [[
 Which server: without one of these, the only one of this user that runs.
 
-  --pid N          its process
+  --pid N          its process, or one of several
   --control PATH   its control socket
   --conf FILE      the configuration it was started with
 ]]
@@ -46,61 +46,85 @@ local function folders()
   return list
 end
 
--- The servers that answer: { { path =, pid =, conf = } ... }
+-- Who answers at a path is added to a list.
+local function greet(found, path)
+  local text = call(path, "hello\n", HELLO_MS)
+  local hello = text and json.decode(text)
+  if hello and hello.pid then
+    found[#found + 1] = { path = path, pid = hello.pid, server = hello.server, conf = hello.conf }
+  end
+end
+
+-- The processes that answer: { { path =, pid =, server =, conf = } ... }; server is the parent where there are several.
 local function running(name)
   local found = {}
   for _, folder in ipairs(folders()) do
-    for _, path in ipairs(tree.matches(("%s/rille-%s.sock"):format(quoted(folder), name))) do
-      local text = call(path, "hello\n", HELLO_MS)
-      local hello = text and json.decode(text)
-      if hello and hello.pid then found[#found + 1] = { path = path, pid = hello.pid, conf = hello.conf } end
-    end
+    for _, path in ipairs(tree.matches(("%s/rille-%s.sock"):format(quoted(folder), name))) do greet(found, path) end
   end
   return found
 end
 
-local function the_only(found, none)
-  if #found == 1 then return found[1].path end
+-- Those for which a field has this value.
+local function with(list, field, value)
+  local found = {}
+  for _, one in ipairs(list) do
+    if one[field] == value then found[#found + 1] = one end
+  end
+  return found
+end
+
+local function the_only(found, none, is_any)
   if #found == 0 then return nil, none end
+  if #found == 1 or is_any and #with(found, "server", found[1].server) == #found then return found[1].path end
   local pids = {}
   for i, one in ipairs(found) do pids[i] = ("%d"):format(one.pid) end
   table.sort(pids)
-  return nil, ("%d servers run: choose one with --pid: %s"):format(#found, table.concat(pids, ", ", 1, math.min(#pids, 10)))
+  return nil, ("%d processes answer: choose one with --pid: %s"):format(#found, table.concat(pids, ", ", 1, math.min(#pids, 10)))
 end
 
-local function path_of_conf(file)
+-- The processes of a server that was told where its socket is: each has added its number.
+local function path_of_numbers(path, processes, is_any)
+  local found, paths = {}, {}
+  for i = 1, processes do greet(found, ("%s.%d"):format(path, i)) end
+  local only = the_only(found, nil, is_any)
+  if only or #found == 0 then return only or path .. ".1" end
+  for i, one in ipairs(found) do paths[i] = one.path end
+  return nil, ("%d processes answer: choose one with --control: %s"):format(#found, table.concat(paths, ", ", 1, math.min(#paths, 10)))
+end
+
+local function path_of_conf(file, is_any)
   local settings, message = require("rille.config").load(file)
   if not settings then return nil, message end
   if not settings.control.enabled then return nil, ("%s: control = false: such a server has no control socket"):format(file) end
-  if settings.control.path then return settings.control.path end
-  local found = {}
-  for _, one in ipairs(running("*")) do
-    if one.conf == settings.file then found[#found + 1] = one end
-  end
-  return the_only(found, ("no server with the configuration %s runs"):format(file))
+  local path = settings.control.path
+  if path and settings.processes > 1 then return path_of_numbers(path, settings.processes, is_any) end
+  if path then return path end
+  return the_only(with(running("*"), "conf", settings.file), ("no server with the configuration %s runs"):format(file), is_any)
 end
 
 -- The path of the control socket that is meant. nil, message; false, message for a wrong call.
-local function path_of(given)
+local function path_of(given, is_any)
   local count = 0
   for name in pairs(control.options) do
     if given[name] then count = count + 1 end
   end
   if count > 1 then return false, "--pid, --control and --conf exclude each other" end
   if given.control then return given.control end
-  if given.conf then return path_of_conf(given.conf) end
+  if given.conf then return path_of_conf(given.conf, is_any) end
   if given.pid then
     if not given.pid:find("^%d+$") then return nil, ("--pid: got '%s'; expected a number"):format(given.pid) end
-    return the_only(running(given.pid), ("no server with pid %s answers"):format(given.pid))
+    local found = running(given.pid)
+    if #found == 0 then found = with(running("*"), "server", tonumber(given.pid)) end
+    return the_only(found, ("no server with pid %s answers"):format(given.pid), is_any)
   end
-  return the_only(running("*"), "no server of this user runs, or its control socket is elsewhere: name that with --control PATH")
+  return the_only(running("*"), "no server of this user runs, or its control socket is elsewhere: name that with --control PATH", is_any)
 end
 
 -- ---- asking ----------------------------------------------------------------------------------------------------
 
--- Ask the server that the command line means. The answer as a table, and as text; or nil (false), message.
-function control.ask(given, request, timeout_ms)
-  local path, message = path_of(given)
+-- Ask the server that the command line means; is_any: any of its processes. The answer as a table, and as text; or nil (false), message.
+function control.ask(given, request, timeout_ms, is_any)
+  local path, message = path_of(given, is_any)
   if not path then return path, message end
   local text, err = call(path, request, timeout_ms or TIMEOUT_MS)
   if not text then return nil, ("no answer from %s: %s"):format(path, err) end
