@@ -92,6 +92,11 @@ static void deliver(rille_loop *loop, const rille_message *m) {
     rille_state *state = loop->states[i];
     if (!is_meant(c, state)) continue;
     memcpy(c->label, state->label, sizeof c->label);
+    if (!state->lua) {
+      static const char why[] = "this Lua state has failed, and is not up again yet";
+      rille_console_answer(c, 0, why, sizeof why - 1);
+      return;
+    }
     if (!rille_state_emit(state, RILLE_EVENT_CONSOLE, 0, 0)) break;
     if (state->last_console) state->last_console->next = c;
     else state->first_console = c;
