@@ -135,10 +135,12 @@ int rille_conn_move(rille_conn *c, uint32_t loop_id, int tasks, const char *ctx,
   if (!loop || !group || loop_id > group->loop_count) return RILLE_ERR_NOT_FOUND;
   if (loop == c->loop) return RILLE_OK;
   if (size > CTX_MAX) return RILLE_ERR_TOO_LARGE;
+  rille_listener *to = group->members[loop_id - 1];
+  if (!to) return RILLE_ERR_NOT_FOUND; /* a server of one loop alone */
   rille_conn_release_input(c);
   if (c->out) rille_linkbuffer_flush(c->out);
   if (c->shaper) rille_shaper_reset(c->shaper);
-  struct rille_move *move = pack(c, group->members[loop_id - 1], ctx, size);
+  struct rille_move *move = pack(c, to, ctx, size);
   return move ? send_to(c, loop, move) : RILLE_ERR_NO_MEMORY;
 }
 

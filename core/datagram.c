@@ -282,7 +282,7 @@ struct note {
 
 static void deliver(rille_loop *loop, const rille_message *m) {
   const rille_listener *l = (const rille_listener *)(uintptr_t)m->number;
-  rille_udp *u = l->udp;
+  rille_udp *u = l->service->state->is_serving ? l->udp : NULL; /* one that is not up yet does not serve */
   rille_block *block = m->what;
   rille_udp_side *side = loop->udp;
   rille_dgram *d = u && !u->is_closed && (u->options.session_max || u->in_flight < u->options.max_datagrams)

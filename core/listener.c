@@ -265,7 +265,7 @@ rille_listener *rille_listener_open(rille_service *service, const char *url, con
     free(l);
     if (rille_address_is_datagram(&former->address)) former->udp = rille_udp_listen(former, err);
     if (*err >= 0) return former;
-    rille_listener_close(former);
+    /* it stays open, for the next try */
     rille_socket_say(message, message_size, *err, "cannot listen on %s: %s", url, rille_err_text(*err));
     return NULL;
   }
@@ -288,11 +288,6 @@ rille_listener *rille_listener_open(rille_service *service, const char *url, con
   l->is_held = true;
   l->next = l->loop->listeners;
   l->loop->listeners = l;
-  if (*err < 0) {
-    rille_listener_close(l); /* swept at the end of the turn */
-    rille_socket_say(message, message_size, *err, "cannot listen on %s: %s", url, rille_err_text(*err));
-    return NULL;
-  }
   if (*err < 0) {
     rille_listener_close(l); /* swept at the end of the turn */
     rille_socket_say(message, message_size, *err, "cannot listen on %s: %s", url, rille_err_text(*err));

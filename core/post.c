@@ -31,7 +31,7 @@ static void deliver_post(rille_loop *loop, const rille_message *m) {
   uint32_t index = m->words[0];
   rille_state *state = index < loop->state_count ? loop->states[index] : NULL;
   struct rille_post *post = m->what;
-  if (!state || !rille_state_emit(state, RILLE_EVENT_POST, 0, 0)) {
+  if (!state || !state->lua || !rille_state_emit(state, RILLE_EVENT_POST, 0, 0)) {
     free(post);
     return;
   }

@@ -64,6 +64,7 @@ static void take_down(rille_state *state) {
     rille_loop_exit(loop, 1); /* it never came up: the server does not either */
     return;
   }
+  state->is_serving = false; /* what other loops hand it until the next is up is refused */
   state->retry_ms = patience(state);
   state->retry_at_ms = loop->clock_ms + state->retry_ms;
 }
@@ -119,12 +120,12 @@ static void serve_again(rille_state *state) {
     rille_listener_shut(l);
   }
   RILLE_LOG(RILLE_LOG_INFO, "%s: a new Lua state serves", state->label);
-  if (!loop->is_open) return;
   for (rille_listener *l = loop->listeners; l; l = l->next) {
     if (l->service->state != state) continue;
     atomic_store(&l->is_away, false);
-    rille_listener_arm(l);
+    if (loop->is_open && (!loop->is_stopping || l->options.stays)) rille_listener_arm(l);
   }
+  if (!loop->is_open) return;
   rille_state_emit(state, RILLE_EVENT_ACCEPT, 0, 0);
 }
 

@@ -67,7 +67,7 @@ int rille_udp_set_interface(rille_udp *u, const char *name) {
   return u->address.family == AF_INET6 ? set_int(u, IPPROTO_IPV6, IPV6_MULTICAST_IF, index) : err;
 }
 
-int rille_udp_join(rille_udp *u, const char *group, const char *interface, int leave) {
+static int change_membership(const rille_udp *u, const char *group, const char *interface, int leave) {
   struct ip_mreqn four = {0};
   struct ipv6_mreq six = {0};
   if (u->is_closed || u->fd < 0) return RILLE_ERR_CLOSED;
@@ -84,6 +84,13 @@ int rille_udp_join(rille_udp *u, const char *group, const char *interface, int l
   if (u->address.family != AF_INET6) return RILLE_ERR_INVALID;
   six.ipv6mr_interface = (unsigned)index;
   return set(u, IPPROTO_IPV6, leave ? IPV6_LEAVE_GROUP : IPV6_JOIN_GROUP, &six, sizeof six);
+}
+
+int rille_udp_join(rille_udp *u, const char *group, const char *interface, int leave) {
+  int err = change_membership(u, group, interface, leave);
+  /* of a listener's socket: for the state before this one */
+  bool has_joined = err == RILLE_ERR_ADDRESS_IN_USE && u->listener;
+  return has_joined ? RILLE_OK : err;
 }
 
 void rille_udp_stats_read(const rille_udp *u, rille_udp_stats *out) {

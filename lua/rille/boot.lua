@@ -79,7 +79,7 @@ function boot.serve(server, hooks, number, groups)
     local ok, l, _, message = pcall(listener.open, services, hooks, url, server, groups and groups + i, number)
     if not ok then l, message = nil, tostring(l) end
     if not l then
-      for k = 1, i - 1 do listeners[k]:close() end
+      for k = 1, i - 1 do listener.give_up(listeners[k], groups) end
       return nil, message
     end
     listeners[i] = l

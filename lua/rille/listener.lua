@@ -144,6 +144,11 @@ local function set_admission(options, settings)
   return lists
 end
 
+-- The state it is for does not come up. One of the configuration that was taken over from the state before stays open, for the next try.
+function M.give_up(listener, group)
+  if not group or C.rille_state_is_renewed(state.handle) == 0 then listener:close() end
+end
+
 -- Listen on url for the hooks. services: by protocol, those that were made already. A Listener, or nil, error, message for people.
 -- group: the number of this address among those of the configuration, which every loop has; nil: it is opened at run time.
 -- server: addresses with the same number count their sources together; nil: this one alone.
@@ -164,7 +169,7 @@ function M.open(services, hooks, url, settings, group, server)
   if protocol == "datagram" and settings.multicast then
     local message = require("rille.udp").join_all(C.rille_listener_udp(p), settings.multicast)
     if message then
-      self:close()
+      M.give_up(self, group)
       return nil, "system error", ("cannot listen on %s: %s"):format(url, message)
     end
   end
