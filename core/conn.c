@@ -374,7 +374,9 @@ bool rille_conn_stop(rille_conn *c, bool force) {
   bool is_waiting = c->flags & RILLE_CONN_READER && !(c->flags & RILLE_CONN_WOKEN);
   if (c->is_http && rille_http_is_busy(c))
     return true; /* a request is under way, even if nothing of its body is here */
-  if ((is_quiet || is_waiting) && rille_conn_input_len(c) == 0 && !(c->flags & RILLE_CONN_CLOSING)) {
+  /* what came by the mailbox in this turn was not looked at yet */
+  bool may_arrive = c->interest & EPOLLIN && has_unread_input(c);
+  if ((is_quiet || is_waiting) && rille_conn_input_len(c) == 0 && !may_arrive && !(c->flags & RILLE_CONN_CLOSING)) {
     if (!c->reason) c->reason = RILLE_ERR_SHUTDOWN;
     rille_conn_close(c);
   }
