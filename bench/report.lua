@@ -126,18 +126,14 @@ local function connects_text(result, name)
   return table.concat(parts)
 end
 
-local function tail_text(results)
-  local parts = { ("tail: %d requests a second on one loop; with the pool 1 %% of them compute 10 ms there; p50, p99 of the others in us\n")
-    :format(tail.RATE) }
-  for _, one in ipairs(results) do
-    local a, b = one.plain, one.mixed
-    parts[#parts + 1] = ("  %d workers, %d pairs of %g s\n"):format(one.workers, one.pairs, tail.SECONDS)
-    parts[#parts + 1] = ("    in the server   without %6.1f %7.1f   with %6.1f %7.1f   p99 %s\n"):format(a.server_p50_us,
-      a.server_p99_us, b.server_p50_us, b.server_p99_us, spread(one.server_ratio))
-    parts[#parts + 1] = ("    at the client   without %6.1f %7.1f   with %6.1f %7.1f   p99 %s\n"):format(a.p50_us, a.p99_us,
-      b.p50_us, b.p99_us, spread(one.client_ratio))
-  end
-  return table.concat(parts)
+local function tail_text(one)
+  local a, b = one.plain, one.mixed
+  return ("tail: %d requests a second on one loop; with the pool 1 %% of them compute 10 ms there; "
+    .. "p50, p99 of the others in us, %d pairs of %g s\n"):format(tail.RATE, one.pairs, tail.SECONDS)
+    .. ("    in the server   without %6.1f %7.1f   with %6.1f %7.1f   p99 %s\n"):format(a.server_p50_us, a.server_p99_us,
+      b.server_p50_us, b.server_p99_us, spread(one.server_ratio))
+    .. ("    at the client   without %6.1f %7.1f   with %6.1f %7.1f   p99 %s\n"):format(a.p50_us, a.p99_us, b.p50_us,
+      b.p99_us, spread(one.client_ratio))
 end
 
 local function loops_text(result)

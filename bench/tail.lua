@@ -31,16 +31,17 @@ local function ratio(plain, mixed, name)
 end
 
 -- Workers may run on every core, the loop and the load have one each at first: nobody is pinned but the load.
-local function measure(settings, workers, pairs_wanted)
+function tail.measure(settings, progress)
+  progress("tail: %d pairs of %g s", settings.pairs, SECONDS)
   local cores = table.concat(settings.cores, ",")
-  local tested = server.start("rille", ("taskset -c %s bin/rille run bench/tail_server.lua --listen tcp://127.0.0.1:{port} -- workers=%d")
-    :format(cores, workers))
+  local tested = server.start("rille", ("taskset -c %s bin/rille run bench/tail_server.lua --listen tcp://127.0.0.1:{port}")
+    :format(cores))
   local child = proc.start({ settings.build .. "/tail_client", "--port", tostring(tested.port), "--connections", "64",
     "--seconds", tostring(SECONDS), "--rate", tostring(RATE) }, { core = settings.client_core, talk = true })
   if child:read_line(10) ~= "ready" then error(child:complaint("the load cannot start"), 0) end
   local plain, mixed = {}, {}
   numbers_of(child, "m") -- compiles traces, starts workers
-  for pair = 1, pairs_wanted do -- ABBA
+  for pair = 1, settings.pairs do -- ABBA
     for _, kind in ipairs(pair % 2 == 1 and { "p", "m" } or { "m", "p" }) do
       local into = kind == "p" and plain or mixed
       into[#into + 1] = numbers_of(child, kind)
@@ -51,18 +52,9 @@ local function measure(settings, workers, pairs_wanted)
   child:stop()
   tested:stop()
   return {
-    workers = workers, pairs = pairs_wanted, plain = medians(plain), mixed = medians(mixed),
+    pairs = settings.pairs, plain = medians(plain), mixed = medians(mixed),
     server_ratio = ratio(plain, mixed, "server_p99_us"), client_ratio = ratio(plain, mixed, "p99_us"),
   }
-end
-
-function tail.measure(settings, progress)
-  local out = {}
-  for _, workers in ipairs { 1, 2 } do
-    progress("tail: %d pairs of %g s, %d worker%s", settings.pairs, SECONDS, workers, workers == 1 and "" or "s")
-    out[#out + 1] = measure(settings, workers, settings.pairs)
-  end
-  return out
 end
 
 tail.RATE, tail.SECONDS = RATE, SECONDS

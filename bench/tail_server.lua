@@ -1,11 +1,10 @@
 -- The server of bench/tail.lua: a byte a request. "." is answered at once, "!" after 10 ms of computing on a worker. The time of one
 -- runs from the turn that read it to its answer's being with the kernel. "?" is answered with the 50th, 99th and 99.9th percentile of those
 -- of "." since the last one, in microseconds, and their number, as a line.
-local options = ...
 local rille = require "rille"
 
 local clock = require("rille.core").rille_now
-local pool = rille.pool("tail", { max = tonumber(options.workers) or 1 })
+local pool = rille.pool("tail", { max = 1 })
 local times, count = {}, 0
 
 local function report()

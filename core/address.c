@@ -408,14 +408,6 @@ int rille_address_is_any(const rille_address *address) {
   return 0;
 }
 
-/* snprintf's length, limited to what fits */
-static size_t fitted(int length, size_t size) {
-  if (length < 0 || size == 0) {
-    return 0;
-  }
-  return (size_t)length < size ? (size_t)length : size - 1;
-}
-
 static size_t format_unix(const rille_address *address, char *out, size_t size) {
   static const char *const prefixes[2][3] = {{"unix:", "unix:@", "unix://"},
                                              {"unixgram:", "unixgram:@", "unixgram://"}};
@@ -436,10 +428,10 @@ static size_t format_unix(const rille_address *address, char *out, size_t size) 
     prefix = prefix_of[name[0] == '/' ? 2 : 0];
     length = strnlen((const char *)name, length); /* the kernel may count the NUL or not */
   }
-  size_t used = fitted(snprintf(out, size, "%s", prefix), size);
+  size_t used = rille_address_fitted(snprintf(out, size, "%s", prefix), size);
   for (size_t i = 0; i < length && used + 5 <= size; i++) {
     int is_plain = name[i] >= 0x20 && name[i] != 0x7f;
-    used += fitted(snprintf(out + used, size - used, is_plain ? "%c" : "\\x%02x", name[i]), size - used);
+    used += rille_address_fitted(snprintf(out + used, size - used, is_plain ? "%c" : "\\x%02x", name[i]), size - used);
   }
   return used;
 }
@@ -452,7 +444,7 @@ size_t rille_address_format(const rille_address *address, char *out, size_t size
   const char *scheme = address->kind == RILLE_ADDRESS_UDP ? "udp" : "tcp";
   if (address->family == AF_INET) {
     inet_ntop(AF_INET, &((const struct sockaddr_in *)&address->storage)->sin_addr, ip, sizeof ip);
-    return fitted(snprintf(out, size, "%s://%s:%u", scheme, ip, rille_address_port(address)), size);
+    return rille_address_fitted(snprintf(out, size, "%s://%s:%u", scheme, ip, rille_address_port(address)), size);
   }
   const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&address->storage;
   inet_ntop(AF_INET6, &in6->sin6_addr, ip, sizeof ip);
@@ -462,41 +454,6 @@ size_t rille_address_format(const rille_address *address, char *out, size_t size
   if (in6->sin6_scope_id != 0) {
     snprintf(scope, sizeof scope, "%%%u", in6->sin6_scope_id);
   }
-  return fitted(snprintf(out, size, "%s%s://[%s%s]:%u", scheme, six, ip, scope, rille_address_port(address)), size);
-}
-
-void rille_peer_from_sockaddr(rille_peer *out, const struct sockaddr *address, socklen_t length) {
-  memset(out, 0, sizeof *out);
-  int family = length >= sizeof address->sa_family ? address->sa_family : AF_UNSPEC;
-  if (family == AF_UNIX) {
-    out->family = AF_UNIX;
-  } else if (family == AF_INET && length >= sizeof(struct sockaddr_in)) {
-    const struct sockaddr_in *in = (const struct sockaddr_in *)address;
-    out->family = AF_INET;
-    out->port = ntohs(in->sin_port);
-    memcpy(out->ip, &in->sin_addr, 4);
-  } else if (family == AF_INET6 && length >= sizeof(struct sockaddr_in6)) {
-    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)address;
-    out->port = ntohs(in6->sin6_port);
-    if (IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr)) {
-      out->family = AF_INET;
-      memcpy(out->ip, in6->sin6_addr.s6_addr + 12, 4);
-    } else {
-      out->family = AF_INET6;
-      memcpy(out->ip, &in6->sin6_addr, 16);
-    }
-  }
-}
-
-size_t rille_peer_format(const rille_peer *peer, char *out, size_t size) {
-  char ip[INET6_ADDRSTRLEN] = "";
-  if (peer->family == AF_INET) {
-    inet_ntop(AF_INET, peer->ip, ip, sizeof ip);
-    return fitted(snprintf(out, size, "%s:%u", ip, peer->port), size);
-  }
-  if (peer->family == AF_INET6) {
-    inet_ntop(AF_INET6, peer->ip, ip, sizeof ip);
-    return fitted(snprintf(out, size, "[%s]:%u", ip, peer->port), size);
-  }
-  return fitted(snprintf(out, size, "%s", peer->family == AF_UNIX ? "unix:" : "?"), size);
+  return rille_address_fitted(
+      snprintf(out, size, "%s%s://[%s%s]:%u", scheme, six, ip, scope, rille_address_port(address)), size);
 }

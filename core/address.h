@@ -67,6 +67,14 @@ uint16_t rille_address_port(const rille_address *address);
 /* 1 for 0.0.0.0 and [::]: fine to listen on, not an address to connect to */
 int rille_address_is_any(const rille_address *address);
 
+/* snprintf's length, limited to what fits */
+static inline size_t rille_address_fitted(int length, size_t size) {
+  if (length < 0 || size == 0) {
+    return 0;
+  }
+  return (size_t)length < size ? (size_t)length : size - 1;
+}
+
 /* The other end of a connection, small enough to be kept in each. IPv4 uses the first four bytes of ip; a
  * v4-mapped IPv6 address is stored as the IPv4 address it means. */
 typedef struct rille_peer {

@@ -112,13 +112,6 @@ int rille_control_listen(const char *path, char *message, size_t message_size) {
   return RILLE_OK;
 }
 
-size_t rille_control_path(char *to, size_t size) {
-  pthread_mutex_lock(&mutex);
-  int length = listen_fd >= 0 ? snprintf(to, size, "%s", rille_socket_path(&address)) : 0;
-  pthread_mutex_unlock(&mutex);
-  return (size_t)length;
-}
-
 int rille_control_ask(const char *request, size_t size) {
   int pair[2];
   if (size >= RILLE_CONTROL_LINE_MAX) return RILLE_ERR_TOO_LARGE;

@@ -52,8 +52,6 @@ void rille_loop_stop(rille_loop *loop, double drain_ms) {
   }
 }
 
-int rille_loop_is_stopping(const rille_loop *loop) { return loop->is_stopping; }
-
 void rille_state_hooks_done(rille_state *state) {
   if (state->owes_hooks) state->loop->hooks_pending--;
   state->owes_hooks = false;

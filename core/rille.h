@@ -241,7 +241,6 @@ void rille_loop_stats_read(const rille_loop *loop, rille_loop_stats *out);
 void rille_loop_shutdown(rille_loop *loop, double drain_ms);
 /* loop thread: begin to stop; connections have drain_ms (below 0: what rille_loop_set_drain said) to finish */
 void rille_loop_stop(rille_loop *loop, double drain_ms);
-int rille_loop_is_stopping(const rille_loop *loop);
 /* loop thread: end at once with this status */
 void rille_loop_exit(rille_loop *loop, int status);
 /* how long one connection may be served in a turn while others wait */

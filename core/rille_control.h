@@ -19,8 +19,6 @@ void rille_control_stop(void);
 /* Serve the control socket at a path, mode 0600, until the control thread stops, which removes it. path NULL or "": rille-PID.sock below
  * $XDG_RUNTIME_DIR, else below /tmp. 0, or an error with a sentence in message. The thread that started it. */
 int rille_control_listen(const char *path, char *message, size_t message_size);
-/* where it listens; 0: nowhere */
-size_t rille_control_path(char *to, size_t size);
 /* the configuration, for `rille status --conf`; "" for none */
 void rille_control_describe(const char *conf);
 /* a turn that lasts longer is a stall; 0: none is. Any thread */

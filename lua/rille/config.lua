@@ -40,7 +40,10 @@ local function check_spread(server, loops, processes)
   if not server.session then return end
   for _, url in ipairs(server.listen or {}) do
     local accept = server.accept or ((url:find("^unix") or is_for_all) and "shared" or "reuseport")
-    if accept == "shared" then
+    if accept == "shared" and processes > 1 then
+      return { "session" }, ('accept = "shared" at %s cannot keep a peer in one process; set accept = "reuseport", or '
+        .. 'processes = 1'):format(url)
+    elseif accept == "shared" then
       return { "session" }, ('accept = "shared" at %s cannot keep a peer on one loop; set accept = "balanced" and '
         .. 'balance = "source_hash", or loops = 1'):format(url)
     elseif accept == "balanced" and processes > 1 then

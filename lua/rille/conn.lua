@@ -12,6 +12,7 @@ local conn_read = require "rille.conn_read"
 local conn_write = require "rille.conn_write"
 local errors = require "rille.errors"
 local misuse = require "rille.misuse"
+local check_timeouts = require "rille.timeouts"
 local state = require "rille.state"
 
 local type, rawset = type, rawset
@@ -252,14 +253,7 @@ local timeout_settings = {
 M.timeout_settings = timeout_settings
 
 function Conn:set_timeouts(t)
-  if type(t) ~= "table" then misuse("bad argument #1 to 'set_timeouts' (table expected, got %s)", type(t)) end
-  for name, seconds in pairs(t) do
-    if not timeout_settings[name] then
-      misuse("set_timeouts has no '%s': it takes read, write, idle, lifetime, linger", tostring(name))
-    elseif type(seconds) ~= "number" or not (seconds >= 0) then
-      misuse("set_timeouts: %s takes seconds, 0 (none) or more, not %s", name, tostring(seconds))
-    end
-  end
+  check_timeouts(t, timeout_settings, "", "read, write, idle, lifetime, linger")
   local p = self._p
   if not p then return gone(self) end
   for name, seconds in pairs(t) do C.rille_conn_set(p, timeout_settings[name], seconds * 1000) end

@@ -13,6 +13,7 @@ local semaphore = require "rille.semaphore"
 local state = require "rille.state"
 local task = require "rille.task"
 local timer = require "rille.timer"
+local next_token = require "rille.token"
 
 local text = errors.text
 
@@ -79,13 +80,6 @@ end
 
 -- ---- requests --------------------------------------------------------------------------------------------------
 
-local function next_token()
-  repeat
-    last_token = last_token % 0xffffffff + 1
-  until not waiting[last_token]
-  return last_token
-end
-
 local function drop(job)
   C.rille_job_release(ffi.gc(job, nil))
 end
@@ -126,7 +120,8 @@ end
 -- been passed already and is given back, with keeps: only when the request failed.
 local function await(deadline, gate, keeps, submit, ...)
   local p, err = pool()
-  local token = next_token()
+  last_token = next_token(last_token, waiting)
+  local token = last_token
   local job
   if p then
     job = submit(p, token, ...)

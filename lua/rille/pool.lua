@@ -13,6 +13,7 @@ local state = require "rille.state"
 local task = require "rille.task"
 local timer = require "rille.timer"
 local vm = require "rille.vm"
+local next_token = require "rille.token"
 
 local text = errors.text
 
@@ -143,13 +144,6 @@ end
 
 -- ---- jobs ------------------------------------------------------------------------------------------------------
 
-local function next_token()
-  repeat
-    last_token = last_token % 0xffffffff + 1
-  until not waiting[last_token]
-  return last_token
-end
-
 local function drop(job)
   C.rille_job_release(ffi.gc(job, nil))
 end
@@ -162,7 +156,8 @@ local function submit(self, what, stream, module, fn, ...)
   if type(fn) ~= "string" then misuse("bad argument #2 to '%s' (a function's name expected, got %s)", what, type(fn)) end
   local environment, err = environment_of(core, p)
   if not environment then return nil, err end
-  local token = next_token()
+  last_token = next_token(last_token, waiting)
+  local token = last_token
   local job = C.rille_job_new(p, state.handle, environment, token, what == "post" and 1 or 0, module .. "." .. fn)
   if job == nil then return nil, "no memory" end
   ffi.gc(job, C.rille_job_release)

@@ -11,6 +11,7 @@ local misuse = require "rille.misuse"
 local pool = require "rille.pool"
 local state = require "rille.state"
 local task = require "rille.task"
+local next_token = require "rille.token"
 
 local text = errors.text
 
@@ -30,9 +31,7 @@ Stream.__index = Stream
 
 -- p: a rille_pool *. nil when there is no memory.
 function stream.new(p, limit)
-  repeat
-    last_token = last_token % 0xffffffff + 1
-  until not streams[last_token]
+  last_token = next_token(last_token, streams)
   local s = C.rille_stream_new(p, state.handle, last_token, limit)
   if s == nil then return nil end
   local self = setmetatable({ token = last_token, s = ffi.gc(s, C.rille_stream_release), run = state.services,

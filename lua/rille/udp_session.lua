@@ -10,6 +10,7 @@ local script = require "rille.script"
 local state = require "rille.state"
 local task = require "rille.task"
 local timer = require "rille.timer"
+local check_timeouts = require "rille.timeouts"
 local udp = require "rille.udp"
 
 local bytes_of, slice_of, result = udp.bytes_of, udp.slice_of, udp.result
@@ -205,14 +206,7 @@ local SETTINGS = { idle = C.RILLE_SESSION_IDLE, lifetime = C.RILLE_SESSION_LIFET
 
 -- seconds, 0 for none; what is not named stays
 function Session:set_timeouts(t)
-  if type(t) ~= "table" then misuse("bad argument #1 to 'set_timeouts' (table expected, got %s)", type(t)) end
-  for key, seconds in pairs(t) do
-    if not SETTINGS[key] then
-      misuse("set_timeouts of a session has no '%s': it takes idle, lifetime", tostring(key))
-    elseif type(seconds) ~= "number" or not (seconds >= 0) then
-      misuse("set_timeouts: %s takes seconds, 0 (none) or more, not %s", key, tostring(seconds))
-    end
-  end
+  check_timeouts(t, SETTINGS, " of a session", "idle, lifetime")
   local p = self._p
   if not p then return gone(self) end
   for key, seconds in pairs(t) do C.rille_session_set(p, SETTINGS[key], seconds * 1000) end
