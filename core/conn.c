@@ -13,6 +13,7 @@
 #include "listener.h"
 #include "log.h"
 #include "loop.h"
+#include "reload.h"
 #include "topic.h"
 
 #include <errno.h>
@@ -137,6 +138,7 @@ int rille_conn_begin(rille_conn *c) {
     rille_conn_settle(c);
     return 0;
   }
+  if (rille_state_is_observed(c->state) && !rille_reload_begin(c)) return 0;
   c->flags &= ~(uint32_t)(RILLE_CONN_CONSUMED | RILLE_CONN_ARRIVED);
   c->tasks++;
   c->loop->messages++;
@@ -159,7 +161,12 @@ int rille_conn_done(rille_conn *c) {
   if (c->tasks > 0) c->tasks--;
   bool again = c->flags & (RILLE_CONN_CONSUMED | RILLE_CONN_ARRIVED) || rille_conn_input_held(c) > 0;
   rille_conn_release(c);
+  if (rille_state_is_observed(c->state)) rille_reload_done(c, c->has_failed);
   if (again && c->flags & RILLE_CONN_SERVED && !(c->flags & RILLE_CONN_CLOSING) && rille_conn_input_len(c) > 0) {
+    if (c->state->change.after && rille_conn_may_go(c)) {
+      rille_conn_go(c);
+      return 0;
+    }
     if (!rille_conn_over_budget(c)) return 1;
     rille_state_emit_later(c->state, RILLE_EVENT_REQUEST, c->slot, 0);
     return 0;
@@ -196,6 +203,10 @@ void rille_conn_input_changed(rille_conn *c) {
   if (flags & RILLE_CONN_SERVED && !(flags & never) && rille_conn_input_len(c) > 0) {
     if (c->is_http && !rille_http_arrived(c)) return;
     c->flags |= RILLE_CONN_BUSY;
+    if (c->state->change.after && rille_conn_may_go(c)) {
+      rille_conn_go(c);
+      return;
+    }
     rille_state_emit(c->state, RILLE_EVENT_REQUEST, c->slot, 0);
   }
 }
@@ -316,6 +327,7 @@ void rille_conn_bury(rille_conn *c) {
   rille_loop *loop = c->loop;
   if (c->timeouts != &c->service->timeouts) free((void *)(uintptr_t)c->timeouts);
   free(c->shaper);
+  free(c->luggage);
   if (c->listener) rille_listener_left(c->listener, &c->peer);
   loop->conn_count--;
   uint32_t slot = c->slot;
@@ -339,6 +351,7 @@ void rille_conn_close(rille_conn *c) {
 }
 
 void rille_conn_raise(rille_conn *c) {
+  c->has_failed = true;
   if (!c->reason) c->reason = c->loop->is_ending ? RILLE_ERR_SHUTDOWN : RILLE_ERR_ERROR; /* cancelled, or a fault */
   rille_conn_close(c);
 }

@@ -76,6 +76,9 @@ struct rille_conn {
   uint8_t interest;  /* EPOLLIN | EPOLLOUT as registered */
   uint8_t sparse;    /* reads in a row that used less than a quarter of read_size */
   bool is_http;      /* bytes are HTTP/1: the service says so, until an upgrade */
+  bool is_bound;     /* to the generation that serves it; see conn_hand.c */
+  bool is_told;      /* that its patience with it is over */
+  bool has_failed;   /* the handler of the message under way raised; while the generation is observed */
   bool wants_linger; /* the peer may still be sending what nobody reads: close() must not lose the answer to a reset */
   uint16_t tasks;    /* handlers that run */
   uint16_t ops;      /* reads and messages in `turn`, see rille_conn_over_budget */
@@ -97,6 +100,9 @@ struct rille_conn {
   rille_timer timer;
   const rille_timeouts *timeouts; /* the service's; other ones are owned */
   struct rille_shaper *shaper;    /* owned; NULL: bytes go as fast as they can */
+  struct rille_luggage *luggage;  /* owned; what it brought from the generation before, or NULL */
+  uint32_t came_from;             /* id of the state it did so from, 0: it did not */
+  uint64_t began_ns;              /* when the message under way began; 0: nobody wants to know */
 };
 
 /* What a script offers: its hooks and the settings its connections start with. Owned by its state. */
@@ -141,6 +147,9 @@ void rille_conn_fail(rille_conn *c, int err);
 static inline uint32_t rille_user_timeout(uint32_t write_ms) {
   return write_ms > 0 && write_ms < 1000 ? 1000 : write_ms;
 }
+
+/* 1 when what came along is with the script, or nothing did */
+bool rille_conn_is_unpacked(const rille_conn *c);
 
 /* inside conn*.c and http*.c */
 int rille_conn_attach(rille_conn *c); /* to epoll; on an error the descriptor is as it was */

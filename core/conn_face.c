@@ -22,7 +22,15 @@ uint32_t rille_conn_slot(const rille_conn *c) { return c->slot; }
 
 uint32_t rille_conn_service(const rille_conn *c) { return c->service->id; }
 
-void rille_conn_know(rille_conn *c) { c->flags |= RILLE_CONN_KNOWN; }
+int rille_conn_know(rille_conn *c) {
+  c->flags |= RILLE_CONN_KNOWN;
+  return !rille_conn_is_unpacked(c);
+}
+
+rille_conn *rille_conn_of(const rille_state *state, uint32_t slot) {
+  rille_conn *c = rille_conn_at(state->loop, slot);
+  return c && c->state == state ? c : NULL;
+}
 
 /* ---- reading --------------------------------------------------------------------------------------------------- */
 

@@ -94,7 +94,12 @@ static bool is_meant(const rille_console *c, const rille_state *state) {
 static void refuse(rille_console *c, const rille_loop *loop) {
   rille_text t = {0};
   rille_text_printf(&t, "there is no Lua state '%s' on loop %u; there are", c->state, loop->id);
-  for (uint32_t i = 0; i < loop->state_count; i++) rille_text_printf(&t, "%s %s", i ? "," : "", loop->states[i]->label);
+  const char *between = "";
+  for (uint32_t i = 0; i < loop->state_count; i++) {
+    if (!loop->states[i]) continue;
+    rille_text_printf(&t, "%s %s", between, loop->states[i]->label);
+    between = ",";
+  }
   rille_console_answer(c, 0, t.bytes ? t.bytes : "", t.size);
   rille_text_free(&t);
 }
@@ -103,7 +108,7 @@ static void deliver(rille_loop *loop, const rille_message *m) {
   rille_console *c = m->what;
   for (uint32_t i = 0; i < loop->state_count; i++) {
     rille_state *state = loop->states[i];
-    if (!is_meant(c, state)) continue;
+    if (!state || !is_meant(c, state)) continue;
     memcpy(c->label, state->label, sizeof c->label);
     bool is_up = state->lua && !state->is_broken; /* else it waits for its replacement, for how long nobody knows */
     if (!is_up || !rille_state_emit(state, RILLE_EVENT_CONSOLE, 0, 0)) {

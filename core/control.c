@@ -1,7 +1,7 @@
 /*
  * control: the one thread of a process that takes signals and passes them on to the loops, looks whether loops come back, and serves the
  * control socket. SIGTERM and SIGINT drain and stop, a second one stops at once; SIGUSR1 reopens the log; SIGQUIT writes the state of each
- * loop and pool to it; SIGHUP is kept for reloads; SIGUSR2, which would end the process by default, is ignored.
+ * loop and pool to it; SIGHUP reloads; SIGUSR2, which would end the process by default, is ignored.
  *
  * The list of loops is guarded by a mutex; everything else is the control thread's, or belongs to the thread that starts and stops
  * it. Signals come through a descriptor, so that one poll waits for all there is.
@@ -9,6 +9,7 @@
 #include "control.h"
 
 #include "log.h"
+#include "note.h"
 #include "notify.h"
 #include "pool.h"
 #include "process_note.h"
@@ -147,7 +148,7 @@ static void take_signal(void) {
     rille_control_ask_loops(RILLE_ASK_DUMP);
     rille_pools_dump();
     break;
-  case SIGHUP: RILLE_LOG(RILLE_LOG_WARN, "SIGHUP: this version cannot reload; restart to run changed scripts"); break;
+  case SIGHUP: rille_note_send(RILLE_NOTE_REQUEST, NULL, NULL, NULL, 0, "SIGHUP", 6); break;
   default: break;
   }
 }

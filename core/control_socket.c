@@ -7,6 +7,7 @@
  */
 #include "control.h"
 #include "log.h"
+#include "note.h"
 #include "process_note.h"
 
 #include <errno.h>
@@ -228,6 +229,10 @@ static void begin_console(client *c, char **words, int count, const char *code, 
   int err = RILLE_OK;
   c->console = rille_console_new(state, (double)timeout, code, size, &err);
   asking a = {.c = c, .loop_id = (uint32_t)loop_id, .err = err};
+  if (c->console && loop_id == RILLE_LOOP_PRIVATE) {
+    a.err = rille_note_console(c->console);
+    a.is_found = true;
+  }
   if (c->console) rille_control_each(send_console, &a);
   if (!c->console || a.err) refuse(c, "eval: %s", rille_err_text(a.err));
   else if (!a.is_found) refuse(c, "there is no loop %lu", loop_id);

@@ -31,7 +31,7 @@ void rille_loop_stop(rille_loop *loop, double drain_ms) {
     if (at < loop->drain_at_ms) loop->drain_at_ms = at;
     return;
   }
-  rille_notify_stopping();
+  if (loop->id != RILLE_LOOP_PRIVATE) rille_notify_stopping();
   loop->is_stopping = true;
   atomic_store(&loop->phase, RILLE_LOOP_STOPPING);
   loop->is_draining = drain_ms > 0;
@@ -45,7 +45,7 @@ void rille_loop_stop(rille_loop *loop, double drain_ms) {
     }
   }
   for (uint32_t i = 0; i < loop->state_count; i++) {
-    if (!loop->states[i]->lua) continue;
+    if (!loop->states[i] || !loop->states[i]->lua) continue;
     loop->states[i]->owes_hooks = true;
     loop->hooks_pending++;
     rille_state_emit(loop->states[i], RILLE_EVENT_STOP, 0, 0);
@@ -79,6 +79,7 @@ static void finish_work(rille_loop *loop) {
   for (int i = 0; i < ROUNDS_MAX; i++) {
     bool has_work = loop->dirty != NULL;
     for (uint32_t k = 0; k < loop->state_count; k++) {
+      if (!loop->states[k]) continue;
       rille_state_begin_turn(loop->states[k]);
       has_work |= loop->states[k]->runnable || rille_state_has_work(loop->states[k]);
     }
@@ -90,7 +91,9 @@ static void finish_work(rille_loop *loop) {
 /* What is still parked is cancelled, so that scripts clean up; it gets a few rounds, not the time of a drain. */
 static void end(rille_loop *loop) {
   loop->is_ending = true;
-  for (uint32_t i = 0; i < loop->state_count; i++) rille_state_emit(loop->states[i], RILLE_EVENT_END, 0, 0);
+  for (uint32_t i = 0; i < loop->state_count; i++) {
+    if (loop->states[i]) rille_state_emit(loop->states[i], RILLE_EVENT_END, 0, 0);
+  }
   finish_work(loop);
   rille_udp_stop(loop, true);
   stop_connections(loop, true); /* such as a script made for itself and never closed */

@@ -6,6 +6,7 @@
 #include "http_target.h"
 #include "log.h"
 #include "loop.h"
+#include "reload.h"
 
 #include <stddef.h>
 #include <stdlib.h>
@@ -312,6 +313,7 @@ int rille_http_begin(rille_conn *c) {
     return 0;
   }
   if (rille_conn_output_len(c) > c->high_water) return 3;
+  if (rille_state_is_observed(c->state) && !rille_reload_begin(c)) return 0;
   c->tasks++;
   c->loop->messages++;
   rille_loop_attend(c);
@@ -387,6 +389,7 @@ int rille_http_done(rille_conn *c) {
   rille_http *http = c->http;
   if (!c->is_http) return leave_http(c);
   if (c->tasks > 0) c->tasks--;
+  if (rille_state_is_observed(c->state)) rille_reload_done(c, c->has_failed || (http && http->status >= 500));
   if (!end_answer(c, http)) {
     end_connection(c, http);
     rest(c);
@@ -399,6 +402,10 @@ int rille_http_done(rille_conn *c) {
     rest(c);
     return 0;
   }
+  if (c->state->change.after && rille_conn_may_go(c)) {
+    rille_conn_go(c);
+    return 0;
+  }
   if (!has_reader && !rille_conn_over_budget(c)) return 1;
   rille_state_emit_later(c->state, RILLE_EVENT_REQUEST, c->slot, 0);
   return 0;
@@ -406,6 +413,7 @@ int rille_http_done(rille_conn *c) {
 
 void rille_http_failed(rille_conn *c, const char *text, size_t size) {
   rille_http *http = c->http;
+  c->has_failed = true;
   if (!c->is_http || !http || http->framing != RILLE_HTTP_UNSENT || c->loop->is_ending) {
     rille_conn_raise(c);
   } else if (!(c->flags & RILLE_CONN_CLOSING)) {

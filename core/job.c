@@ -24,8 +24,7 @@ rille_job *rille_job_new(rille_pool *pool, rille_state *from, int environment, u
   if (environment >= 0) job->environment = pool->environments[environment];
   pthread_mutex_unlock(&pool->lock);
   job->loop = from->loop;
-  job->state_index = from->index;
-  job->renewals = from->renewals;
+  job->state = from->id;
   job->token = token;
   job->is_post = is_post;
   snprintf(job->name, sizeof job->name, "%s", name);
@@ -121,8 +120,8 @@ static void drop(const rille_message *m) { rille_job_release(m->what); }
 
 static void deliver(rille_loop *loop, const rille_message *m) {
   rille_job *job = m->what;
-  rille_state *state = job->state_index < loop->state_count ? loop->states[job->state_index] : NULL;
-  if (!state || state->renewals != job->renewals || !rille_state_emit(state, RILLE_EVENT_JOB, 0, 0)) {
+  rille_state *state = rille_loop_state(loop, job->state); /* NULL: what took its place does not know the job */
+  if (!state || !rille_state_emit(state, RILLE_EVENT_JOB, 0, 0)) {
     rille_job_release(job);
     return;
   }

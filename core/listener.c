@@ -151,7 +151,7 @@ enum { KEY_MAX = RILLE_ADDRESS_TEXT_MAX + 64 };
 static void write_key(const rille_listener *l, char key[KEY_MAX]) {
   char address[RILLE_ADDRESS_TEXT_MAX];
   rille_address_format(&l->address, address, sizeof address);
-  snprintf(key, KEY_MAX, "%u %d %d %.15s %s", l->service->state->index, l->options.accept, l->service->http != NULL,
+  snprintf(key, KEY_MAX, "%u %d %d %.15s %s", l->service->state->generation->server, l->options.accept, l->service->http != NULL,
            l->options.device, address);
 }
 
@@ -246,6 +246,29 @@ static rille_listener *take_over(rille_service *service, const rille_address *ad
   return NULL;
 }
 
+/* The listener of the generation before on the address that its successor asks for: its socket and queue go over when the service does. */
+static rille_listener *inherit(rille_service *service, const rille_address *address,
+                               const rille_listen_options *options) {
+  const rille_state *state = service->state;
+  if (!state->change.is_incoming || !state->change.before) return NULL;
+  for (rille_listener *l = state->loop->listeners; l; l = l->next) {
+    if (l->is_closed || l->heir || l->service->state != state->change.before) continue;
+    if (l->options.group != options->group) continue;
+    if (!options->group && !is_same_address(&l->address, address)) continue;
+    l->heir = service;
+    return l;
+  }
+  return NULL;
+}
+
+void rille_listener_serve(rille_listener *l, rille_service *service) {
+  l->service = service;
+  l->is_held = true;
+  if (!l->udp) return;
+  l->udp->service = service;
+  l->udp->state = service->state;
+}
+
 rille_listener *rille_listener_open(rille_service *service, const char *url, const rille_listen_options *options,
                                     int *err, char *message, size_t message_size) {
   rille_listener *l = calloc(1, sizeof *l);
@@ -260,6 +283,11 @@ rille_listener *rille_listener_open(rille_service *service, const char *url, con
   char why[256];
   *err = rille_given_resolve(url, &l->address, why, sizeof why);
   if (*err == 0) *err = rille_address_parse(url, &l->address, why, sizeof why);
+  rille_listener *inherited = *err >= 0 ? inherit(service, &l->address, options) : NULL;
+  if (inherited) {
+    free(l);
+    return inherited;
+  }
   rille_listener *former = *err >= 0 ? take_over(service, &l->address, options) : NULL;
   if (former) {
     free(l);
@@ -293,7 +321,7 @@ rille_listener *rille_listener_open(rille_service *service, const char *url, con
     rille_socket_say(message, message_size, *err, "cannot listen on %s: %s", url, rille_err_text(*err));
     return NULL;
   }
-  if (l->loop->is_open) rille_listener_arm(l);
+  if (l->loop->is_open && !service->state->change.is_incoming) rille_listener_arm(l);
   return l;
 }
 
@@ -312,6 +340,12 @@ void rille_listener_close(rille_listener *l) {
   l->is_held = false;
   if (has_heirs(l)) rille_listener_drain(l);
   else rille_listener_shut(l);
+}
+
+void rille_listener_close_by(const rille_state *state, rille_listener *l) {
+  if (l->service->state != state) return;
+  if (l->heir) l->is_resting = true; /* another generation is about to take it */
+  else rille_listener_close(l);
 }
 
 /* is_last: no other loop has it any more. */

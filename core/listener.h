@@ -25,6 +25,8 @@ struct rille_listener {
   rille_listener *next; /* of the loop */
   rille_loop *loop;
   rille_service *service;
+  rille_service *heir;   /* of a state on its way in, which asked for the same address; NULL: nobody */
+  rille_service *former; /* of the generation before, while there is a way back */
   rille_group *group; /* a reference; NULL: the address is this loop's alone */
   rille_address address;
   rille_listen_options options;
@@ -38,6 +40,7 @@ struct rille_listener {
   bool is_closed;       /* freed at the end of the event batch, when it is not held any more */
   bool is_held;         /* by who opened it, until rille_listener_close */
   bool is_full;         /* max_connections reached */
+  bool is_resting;      /* the state that serves does not want it, the one before may again */
   bool is_given;        /* a socket, which is open beyond it; see given.h */
   _Atomic bool is_away; /* any thread: the state behind it failed, and is not replaced yet */
   uint32_t retry_ms;    /* the present back-off, 0: none */
@@ -48,6 +51,8 @@ struct rille_listener {
   ino_t inode;
 };
 
+/* what comes by it is the service's from now on */
+void rille_listener_serve(rille_listener *l, rille_service *service);
 void rille_listener_arm(rille_listener *l);
 void rille_listener_disarm(rille_listener *l);
 void rille_listener_accept(rille_listener *l);

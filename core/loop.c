@@ -66,7 +66,7 @@ rille_loop *rille_loop_new(uint32_t id, int *err) {
   loop->budget_slot = UINT32_MAX;
   loop->budget_ns = BUDGET_NS;
   loop->mend_at_ms = UINT64_MAX;
-  loop->place = rille_process_place(id);
+  loop->place = id == RILLE_LOOP_PRIVATE ? NULL : rille_process_place(id);
   if (!loop->place) loop->place = &loop->own_place;
   rille_loop_set_drain(loop, -1); /* the default */
   rille_publisher_init(&loop->published);
@@ -90,7 +90,7 @@ rille_loop *rille_loop_new(uint32_t id, int *err) {
     free(loop);
     return NULL;
   }
-  rille_control_add(loop);
+  if (id != RILLE_LOOP_PRIVATE) rille_control_add(loop);
   return loop;
 }
 
@@ -108,7 +108,9 @@ void rille_loop_free(rille_loop *loop) {
   rille_listener_sweep(loop, true);
   rille_reserve_end(&loop->reserve);
   rille_balance_end(loop);
-  for (uint32_t i = 0; i < loop->state_count; i++) rille_state_free(loop->states[i]);
+  for (uint32_t i = 0; i < loop->state_count; i++) {
+    if (loop->states[i]) rille_state_free(loop->states[i]);
+  }
   rille_udp_end_loop(loop);
   for (uint32_t i = 0; i < loop->slab_count; i++) free(loop->slabs[i]);
   for (uint32_t i = 0; i < loop->watch_slab_count; i++) free(loop->watch_slabs[i]);
@@ -147,6 +149,8 @@ void rille_loop_ask(rille_loop *loop, uint32_t bits) {
   if (write(loop->wake_fd, &one, sizeof one) < 0) return; /* EAGAIN: it is awake already */
 }
 
+void rille_loop_interrupt(rille_loop *loop) { rille_loop_ask(loop, RILLE_ASK_STOP_NOW); }
+
 /* Mail beyond a batch waits for the next turn, behind what the sockets have. */
 static void take_mail(rille_loop *loop) {
   rille_message m;
@@ -159,8 +163,11 @@ static void accept_from_now(rille_loop *loop) {
   loop->is_open = true;
   atomic_store(&loop->phase, RILLE_LOOP_OPEN);
   for (rille_listener *l = loop->listeners; l; l = l->next) rille_listener_arm(l);
-  for (uint32_t i = 0; i < loop->state_count; i++) rille_state_emit(loop->states[i], RILLE_EVENT_ACCEPT, 0, 0);
+  for (uint32_t i = 0; i < loop->state_count; i++) {
+    if (loop->states[i]) rille_state_emit(loop->states[i], RILLE_EVENT_ACCEPT, 0, 0);
+  }
   uint32_t count = loop->team ? loop->team->count : 1;
+  if (loop->id == RILLE_LOOP_PRIVATE) return;
   if (!loop->team || atomic_fetch_add(&loop->team->accepting, 1) + 1 == count) rille_notify_ready(1, count);
 }
 
@@ -200,7 +207,7 @@ void rille_loop_run_states(rille_loop *loop, bool first) {
     bool worked = false;
     for (uint32_t i = 0; i < loop->state_count; i++) {
       rille_state *state = loop->states[i];
-      if (!rille_state_has_work(state) && !(first && round == 0 && state->runnable)) continue;
+      if (!state || (!rille_state_has_work(state) && !(first && round == 0 && state->runnable))) continue;
       rille_state_dispatch(state);
       worked = true;
     }
@@ -208,7 +215,9 @@ void rille_loop_run_states(rille_loop *loop, bool first) {
     tidy(loop); /* may end connections, and so make work */
     loop->worked |= worked;
     bool again = false;
-    for (uint32_t i = 0; i < loop->state_count; i++) again |= rille_state_has_work(loop->states[i]);
+    for (uint32_t i = 0; i < loop->state_count; i++) {
+      again |= loop->states[i] && rille_state_has_work(loop->states[i]);
+    }
     if (!again) return;
   }
 }
@@ -275,7 +284,9 @@ static void housekeep(rille_loop *loop) {
   rille_udp_trim(loop);
   rille_block_trim();
   while (loop->buffer_count > RILLE_BUFFERS_KEPT / 4) rille_linkbuffer_free(loop->buffers[--loop->buffer_count]);
-  for (uint32_t i = 0; i < loop->state_count; i++) rille_state_collect_all(loop->states[i]);
+  for (uint32_t i = 0; i < loop->state_count; i++) {
+    if (loop->states[i]) rille_state_collect_all(loop->states[i]);
+  }
 }
 
 static void run_timers(rille_loop *loop) {
@@ -297,6 +308,7 @@ static int wait_ms(rille_loop *loop) {
   uint64_t revive_at_ms = rille_listener_revive(loop, now_ms(loop)); /* a loop that never sleeps accepts too */
   for (uint32_t i = 0; i < loop->state_count; i++) {
     const rille_state *state = loop->states[i];
+    if (!state) continue;
     if (state->runnable || state->ready.count > 0 || state->later.count > 0) return 0;
   }
   if (loop->dirty || loop->has_mail) return 0;
@@ -319,6 +331,7 @@ static bool collect(rille_loop *loop, bool about_to_sleep) {
   bool more = false;
   for (uint32_t i = 0; i < loop->state_count; i++) {
     rille_state *state = loop->states[i];
+    if (!state) continue;
     rille_state_collect(state, about_to_sleep);
     more |= state->collecting;
   }
@@ -367,7 +380,9 @@ static void turn(rille_loop *loop) {
   wait(loop);
   loop->turn++;
   if (loop->now_ns - loop->published_ns >= PUBLISH_NS) rille_snapshot_publish(loop);
-  for (uint32_t i = 0; i < loop->state_count; i++) rille_state_begin_turn(loop->states[i]);
+  for (uint32_t i = 0; i < loop->state_count; i++) {
+    if (loop->states[i]) rille_state_begin_turn(loop->states[i]);
+  }
   int done = 0;
   if (loop->has_mail) take_mail(loop);
   run_chunk(loop, &done, true);
@@ -397,8 +412,10 @@ int rille_loop_run(rille_loop *loop) {
   update_clock(loop);
   loop->slept_ns = loop->now_ns;
   loop->is_over = false;
-  loop->starting = loop->state_count;
+  loop->starting = 0;
   for (uint32_t i = 0; i < loop->state_count; i++) {
+    if (!loop->states[i]) continue;
+    loop->starting++;
     loop->states[i]->phase = RILLE_STATE_RUNNING;
     loop->states[i]->started_ms = loop->clock_ms;
     rille_state_emit(loop->states[i], RILLE_EVENT_START, 0, 0);
@@ -427,7 +444,8 @@ int rille_loop_thread_start(rille_loop *loop) {
   loop->has_thread = true;
   char name[16];
   uint32_t process = rille_process_number();
-  if (process) snprintf(name, sizeof name, "rille-p%u-l%u", process % 100, loop->id % 1000);
+  if (loop->id == RILLE_LOOP_PRIVATE) snprintf(name, sizeof name, "rille-reload");
+  else if (process) snprintf(name, sizeof name, "rille-p%u-l%u", process % 100, loop->id % 1000);
   else snprintf(name, sizeof name, "rille-loop-%u", loop->id % 1000);
   pthread_setname_np(loop->thread, name);
   return RILLE_OK;

@@ -101,8 +101,8 @@ struct rille_loop {
   bool listeners_wait; /* one does not, for a reason that passes */
   rille_undecided_list undecided;
   rille_reserve reserve;
-  rille_state *states[RILLE_LOOP_STATES_MAX];
-  uint32_t state_count;
+  rille_state *states[RILLE_LOOP_STATES_MAX]; /* at the places of their generations; NULL: a gap */
+  uint32_t state_count;                       /* places up to the last one */
 
   /* the connection whose handler may be using up its share of this turn; see rille_conn_over_budget */
   uint32_t budget_slot;
@@ -130,6 +130,7 @@ struct rille_loop {
   double bytes_in;
   double bytes_out;
   double replaced; /* states */
+  double gone_errors, gone_failures, gone_allocated; /* of states that are gone */
   double datagrams_dropped;
   rille_histogram turns; /* how long they lasted */
   uint64_t turns_ns;     /* all of them */
@@ -171,6 +172,13 @@ void rille_control_add(rille_loop *loop);
 void rille_control_remove(rille_loop *loop);
 /* descriptors: as many as the hard limit has */
 void rille_control_raise_limit(void);
+
+/* loop_states.c: a state of the loop from now on; no longer */
+void rille_loop_put(rille_loop *loop, rille_state *state);
+void rille_loop_take(rille_loop *loop, const rille_state *state);
+/* by its id; that which gets the new messages of a server; NULL: it is gone */
+rille_state *rille_loop_state(const rille_loop *loop, uint32_t id);
+rille_state *rille_loop_current(const rille_loop *loop, uint32_t server);
 
 /* loop thread */
 uint64_t rille_now_ns(void);

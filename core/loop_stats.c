@@ -24,7 +24,11 @@ void rille_loop_stats_read(const rille_loop *loop, rille_loop_stats *out) {
       .mail = rille_mailbox_depth(&loop->mailbox),
       .turn_seconds = (double)loop->turns_ns / 1e9,
   };
+  out->errors += loop->gone_errors;
+  out->failures += loop->gone_failures;
+  out->lua_allocated += loop->gone_allocated;
   for (uint32_t i = 0; i < loop->state_count; i++) {
+    if (!loop->states[i]) continue;
     out->lua_bytes += rille_state_heap(loop->states[i]);
     out->lua_allocated += loop->states[i]->allocated;
     out->failures += loop->states[i]->failures;

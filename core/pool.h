@@ -59,8 +59,7 @@ struct rille_job {
   /* immutable after init */
   rille_pool *pool; /* a reference */
   const rille_environment *environment;
-  uint32_t state_index; /* of the loop */
-  uint32_t renewals;    /* of that state: one that took its place does not know the job */
+  uint32_t state; /* its id */
   uint32_t token;
   bool is_post;
   struct rille_io *io; /* owned; what to do in C, see io.h; NULL: a call in Lua */

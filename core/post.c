@@ -3,6 +3,7 @@
  * of one. Each goes through the other's mailbox; what is for the own loop does too, or is done at once where nothing waits for it.
  */
 #include "conn.h"
+#include "loop.h"
 #include "state.h"
 #include "team.h"
 
@@ -28,8 +29,7 @@ static rille_loop *find_loop(rille_loop *from, uint32_t id) {
 static void drop_post(const rille_message *m) { free(m->what); }
 
 static void deliver_post(rille_loop *loop, const rille_message *m) {
-  uint32_t index = m->words[0];
-  rille_state *state = index < loop->state_count ? loop->states[index] : NULL;
+  rille_state *state = rille_loop_current(loop, m->words[0]);
   struct rille_post *post = m->what;
   if (!state || !state->lua || !rille_state_emit(state, RILLE_EVENT_POST, 0, 0)) {
     free(post);
@@ -49,7 +49,7 @@ int rille_post_call(rille_state *from, uint32_t loop_id, const char *bytes, size
   if (!post) return RILLE_ERR_NO_MEMORY;
   post->size = size;
   memcpy(post->bytes, bytes, size);
-  rille_message m = {.deliver = deliver_post, .drop = drop_post, .what = post, .words = {from->index}};
+  rille_message m = {.deliver = deliver_post, .drop = drop_post, .what = post, .words = {from->generation->server}};
   int err = rille_mailbox_send(&loop->mailbox, &m);
   if (err) free(post);
   return err;

@@ -167,6 +167,7 @@ int rille_linkbuffer_write_varint(rille_linkbuffer *b, uint64_t value);
 typedef struct rille_loop rille_loop;
 typedef struct rille_team rille_team;
 typedef struct rille_state rille_state;
+typedef struct rille_generation rille_generation;
 typedef struct rille_service rille_service;
 typedef struct rille_conn rille_conn;
 typedef struct rille_listener rille_listener;
@@ -196,6 +197,9 @@ enum rille_event_kind {
   RILLE_EVENT_UDP,        /* slot: of the socket; the parked receive may try again */
   RILLE_EVENT_STREAM,     /* slot: its token; arg: enum rille_stream_side, there is room or output */
   RILLE_EVENT_CONSOLE,    /* code of the console: rille_console_take */
+  RILLE_EVENT_MIGRATE,    /* another generation gets its messages: rille_conn_hand_on; arg 1: what holds it is to let go */
+  RILLE_EVENT_CHANGE,     /* of generations; arg: enum rille_change_kind */
+  RILLE_EVENT_RELOAD,     /* a note for who deploys: rille_reload_take */
   RILLE_EVENT_END         /* the last connection is gone: cancel what is still parked */
 };
 
@@ -225,7 +229,10 @@ typedef struct rille_loop_stats {
   double turn_seconds;      /* all turns */
 } rille_loop_stats;
 
-/* owned; NULL with *err. id 1.. */
+/* of a loop that is no server's: it is not in the status, and hears no signals */
+enum { RILLE_LOOP_PRIVATE = 0 };
+
+/* owned; NULL with *err. id 1.., or RILLE_LOOP_PRIVATE */
 rille_loop *rille_loop_new(uint32_t id, int *err);
 /* frees its states too; the loop must not run */
 void rille_loop_free(rille_loop *loop);
@@ -233,6 +240,8 @@ void rille_loop_free(rille_loop *loop);
 int rille_loop_run(rille_loop *loop);
 int rille_loop_thread_start(rille_loop *loop); /* the same on a thread of its own */
 int rille_loop_thread_join(rille_loop *loop);
+/* any thread: end at once */
+void rille_loop_interrupt(rille_loop *loop);
 const rille_clock *rille_loop_clock(const rille_loop *loop); /* lives as long as the loop */
 double rille_now(void);                                      /* seconds, monotonic, at this moment */
 double rille_time(void);                                     /* seconds since 1970 */
@@ -262,11 +271,10 @@ int rille_cpu_count(void);
 /* owned by the loop. Makes a Lua state, opens the libraries and runs source(loop, state, arguments), both as numbers (their
  * addresses), which must return the dispatcher. NULL with a message when that raised. memory: limit of its heap in bytes, 0: none. The
  * thread that builds the loop. */
-rille_state *rille_state_new(rille_loop *loop, uint32_t generation, const char *label, double memory,
-                             const char *source, const char *arguments, size_t arguments_size, char *message,
+rille_state *rille_state_new(rille_loop *loop, rille_generation *generation, double memory, const char *source, const char *arguments, size_t arguments_size, char *message,
                              size_t message_size);
 /* The state of the program that called rille.run; it lends its VM for the time of the run. */
-rille_state *rille_state_host(rille_loop *loop, uint32_t generation, const char *label);
+rille_state *rille_state_host(rille_loop *loop, rille_generation *generation);
 rille_inbox *rille_state_inbox(rille_state *state);
 uint32_t rille_state_generation(const rille_state *state);
 const char *rille_state_label(const rille_state *state);
@@ -330,8 +338,10 @@ rille_conn *rille_conn_at(rille_loop *loop, uint32_t slot);
 double rille_conn_id(const rille_conn *c);
 uint32_t rille_conn_slot(const rille_conn *c);
 uint32_t rille_conn_service(const rille_conn *c);
-/* the state has a table for it and wants to hear of its end */
-void rille_conn_know(rille_conn *c);
+/* the same, when it belongs to this state */
+rille_conn *rille_conn_of(const rille_state *state, uint32_t slot);
+/* The state has a table for it and wants to hear of its end. 1: it brought something from the generation before. */
+int rille_conn_know(rille_conn *c);
 /* the state saw CLOSE and forgets it */
 void rille_conn_free(rille_conn *c);
 /* the table of a connection without on_request was collected: nobody can close it any more */
@@ -479,6 +489,7 @@ void rille_log_count(rille_log_counts *out);
 #include "rille_pool.h"
 #include "rille_post.h"
 #include "rille_prefork.h"
+#include "rille_reload.h"
 #include "rille_stream.h"
 #include "rille_process.h"
 #include "rille_topic.h"

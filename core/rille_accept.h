@@ -65,6 +65,8 @@ typedef struct rille_listen_options {
 rille_listener *rille_listener_open(rille_service *service, const char *url, const rille_listen_options *options,
                                     int *err, char *message, size_t message_size);
 void rille_listener_close(rille_listener *l);
+/* the same for a state that opened it, unless another generation has it now */
+void rille_listener_close_by(const rille_state *state, rille_listener *l);
 /* the address it is bound to, with the port that was picked; returns its length */
 size_t rille_listener_address(const rille_listener *l, char *to, size_t size);
 

@@ -22,7 +22,7 @@ void rille_publisher_init(rille_publisher *p) {
 
 static void copy_state(const rille_state *state, rille_state_snapshot *to) {
   memcpy(to->label, state->label, sizeof to->label);
-  to->generation = state->generation;
+  to->generation = state->generation->number;
   to->lua_bytes = rille_state_heap(state);
   to->errors = state->errors;
   to->failures = state->failures;
@@ -62,7 +62,10 @@ void rille_snapshot_publish(rille_loop *loop) {
   s->turn_p99 = (double)rille_histogram_quantile(&loop->turns, 0.99) / 1e9;
   s->turn_seconds = (double)loop->turns_ns / 1e9;
   s->state_count = loop->state_count;
-  for (uint32_t i = 0; i < loop->state_count; i++) copy_state(loop->states[i], &s->states[i]);
+  for (uint32_t i = 0; i < loop->state_count; i++) {
+    if (loop->states[i]) copy_state(loop->states[i], &s->states[i]);
+    else s->states[i].label[0] = 0;
+  }
   s->listener_count = s->more_listeners = 0;
   for (const rille_listener *l = loop->listeners; l; l = l->next) {
     if (l->is_closed) continue;

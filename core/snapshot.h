@@ -18,7 +18,7 @@ enum {
 };
 
 typedef struct rille_state_snapshot {
-  char label[64];
+  char label[64]; /* "": there is none at this place */
   uint32_t generation;
   double lua_bytes, errors, failures;
 } rille_state_snapshot;

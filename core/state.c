@@ -8,6 +8,7 @@
 #include "log.h"
 #include "loop.h"
 #include "pool.h"
+#include "reload.h"
 
 #include <lauxlib.h>
 #include <lua.h>
@@ -193,22 +194,26 @@ static void free_service(rille_service *service) {
   free(service);
 }
 
-static rille_state *make(rille_loop *loop, uint32_t generation, const char *label) {
-  if (loop->state_count == RILLE_LOOP_STATES_MAX) return NULL;
+static uint32_t new_id(void) {
+  static _Atomic uint32_t last;
+  return atomic_fetch_add(&last, 1) + 1;
+}
+
+static rille_state *make(rille_loop *loop, rille_generation *generation) {
   rille_state *state = calloc(1, sizeof *state);
   if (!state) return NULL;
-  state->loop = loop;
+  rille_generation_retain(generation);
   state->generation = generation;
   state->phase = RILLE_STATE_BUILT;
-  snprintf(state->label, sizeof state->label, "%s", label);
-  state->index = loop->state_count;
-  loop->states[loop->state_count++] = state;
-  rille_process_label(state->index, state->label);
+  state->index = generation->place;
+  state->id = new_id();
+  memcpy(state->label, generation->label, sizeof state->label);
+  rille_loop_put(loop, state);
   return state;
 }
 
 static void unmake(rille_state *state) {
-  state->loop->state_count--; /* the last one made */
+  rille_loop_take(state->loop, state);
   rille_state_free(state);
 }
 
@@ -258,12 +263,12 @@ static bool build(rille_state *state, char *message, size_t message_size) {
   return false;
 }
 
-rille_state *rille_state_new(rille_loop *loop, uint32_t generation, const char *label, double memory,
+rille_state *rille_state_new(rille_loop *loop, rille_generation *generation, double memory,
                              const char *source, const char *arguments, size_t arguments_size, char *message,
                              size_t message_size) {
-  rille_state *state = make(loop, generation, label);
+  rille_state *state = make(loop, generation);
   if (!state) {
-    snprintf(message, message_size, "no room for another Lua state (at most %d a loop)", RILLE_LOOP_STATES_MAX);
+    snprintf(message, message_size, "no memory for a Lua state");
     return NULL;
   }
   bool is_built = keep_recipe(state, memory, source, arguments, arguments_size);
@@ -278,8 +283,8 @@ rille_state *rille_state_new(rille_loop *loop, uint32_t generation, const char *
   return NULL;
 }
 
-rille_state *rille_state_host(rille_loop *loop, uint32_t generation, const char *label) {
-  rille_state *state = make(loop, generation, label);
+rille_state *rille_state_host(rille_loop *loop, rille_generation *generation) {
+  rille_state *state = make(loop, generation);
   if (state) state->is_host = true;
   return state;
 }
@@ -314,7 +319,9 @@ rille_state *rille_state_renew(rille_state *old, bool *is_built, char *message, 
   if (!state) return NULL;
   state->loop = old->loop;
   state->generation = old->generation;
+  rille_generation_retain(state->generation);
   state->index = old->index;
+  state->id = new_id();
   memcpy(state->label, old->label, sizeof state->label);
   state->renewals = old->renewals + 1;
   state->retry_ms = old->retry_ms;
@@ -327,13 +334,14 @@ rille_state *rille_state_renew(rille_state *old, bool *is_built, char *message, 
   old->source = old->arguments = NULL;
   inherit_services(state, old);
   state->loop->states[state->index] = state;
+  rille_reload_replaced(old, state);
   rille_state_free(old);
   *is_built = build(state, message, message_size);
   if (*is_built) state->phase = RILLE_STATE_RUNNING;
   return state;
 }
 
-uint32_t rille_state_generation(const rille_state *state) { return state->generation; }
+uint32_t rille_state_generation(const rille_state *state) { return state->generation->number; }
 
 const char *rille_state_label(const rille_state *state) { return state->label; }
 
@@ -356,6 +364,14 @@ void rille_state_close(rille_state *state) {
   forget_events(state);
 }
 
+void rille_state_detach(rille_state *state) {
+  rille_loop_evict(state->loop, state);
+  rille_loop_take(state->loop, state);
+  forget_events(state);
+}
+
+void rille_state_discard(rille_state *state) { rille_state_free(state); }
+
 void rille_state_free(rille_state *state) {
   rille_state_close(state);
   while (state->services) {
@@ -363,6 +379,9 @@ void rille_state_free(rille_state *state) {
     free_service(state->services);
     state->services = next;
   }
+  rille_generation_release(state->generation);
+  free(state->change.inheritance);
+  free(state->change.text);
   free(state->source);
   free(state->arguments);
   free(state->working.items);

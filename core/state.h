@@ -8,6 +8,7 @@
 #ifndef RILLE_STATE_H
 #define RILLE_STATE_H
 
+#include "generation.h"
 #include "heap.h"
 #include "rille.h"
 
@@ -24,14 +25,36 @@ typedef struct rille_event_list {
   uint32_t capacity;
 } rille_event_list;
 
+/* Where a state stands between the generation before and the one after; see reload.c. */
+typedef struct rille_change {
+  rille_state *before; /* what it took over from, while that is kept for a return */
+  rille_state *after;  /* what new messages go to; NULL: to this one */
+  bool is_incoming;    /* it is to take over from `before` */
+  bool is_ready;       /* its on_start has returned, it does so at the end of the turn */
+  bool is_refused;     /* its on_start has not, or raised */
+  bool is_returning;   /* the one before serves again, of which it has not been told yet */
+  bool is_retiring;    /* it hands on or ends what it still has */
+  bool is_ending;      /* that is done: its tasks are cancelled */
+  uint32_t rounds;     /* turns since */
+  int wish;            /* enum rille_wish bits */
+  int drain;           /* enum rille_drain */
+  uint64_t began_ms, drain_at_ms, jitter_ms; /* of retiring */
+  uint32_t handed;   /* connections that it closed at the end of patience */
+  char *inheritance; /* owned; what the other's on_retire returned */
+  size_t inheritance_size;
+  char *text; /* owned; why it refused, what it left behind */
+  size_t text_size;
+} rille_change;
+
 struct rille_state {
   /* immutable after init */
   rille_loop *loop;
-  uint32_t generation;
-  uint32_t index; /* of loop->states; the same server has the same on every loop */
+  rille_generation *generation; /* a reference */
+  uint32_t index;               /* of loop->states; that of its generation, so the same on every loop */
+  uint32_t id;                  /* of the process, nobody else's ever */
   bool is_host;   /* the state belongs to a program that called rille.run; it is not closed here */
   char label[64];
-  uint32_t renewals; /* states of the same script before it, since the loop was made */
+  uint32_t renewals; /* states of the same generation before it, on this loop */
   char *source;      /* owned; what it is built from, to build it again */
   char *arguments;   /* owned */
   size_t arguments_size;
@@ -46,6 +69,8 @@ struct rille_state {
   int gc_index;
   bool runnable; /* tasks are ready to run: do not sleep */
   rille_heap heap;
+
+  rille_change change; /* of generations */
 
   bool is_serving;      /* on_start has returned: its listeners may accept */
   bool is_broken;       /* not to be called any more; see state_replace.c */
@@ -85,6 +110,10 @@ bool rille_state_emit_later(rille_state *state, int kind, uint32_t slot, int arg
 static inline bool rille_state_has_work(const rille_state *state) { return state->ready.count > 0; }
 /* Start of a turn: what was put off is due now. */
 void rille_state_begin_turn(rille_state *state);
+/* Its messages are to be looked at one by one: there is another generation, or it is watched. */
+static inline bool rille_state_is_observed(const rille_state *state) {
+  return state->change.after || atomic_load_explicit(&state->generation->is_watched, memory_order_relaxed);
+}
 /* One call into Lua. */
 void rille_state_dispatch(rille_state *state);
 /* A bounded step of the collector when one is due. */

@@ -9,6 +9,7 @@
 #include "listener.h"
 #include "log.h"
 #include "loop.h"
+#include "reload.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -98,17 +99,21 @@ static void mend(rille_state *state) {
   rille_loop *loop = state->loop;
   bool is_up = state->lua && !state->is_host;
   if (is_up && (state->is_broken || (state->heap.is_passed && rille_state_is_worn_out(state)))) take_down(state);
+  if (state->change.after) return; /* it gets no messages any more */
   if (is_down(state) && !loop->is_stopping && state->retry_at_ms <= loop->clock_ms) build_again(state);
 }
 
 void rille_loop_mend(rille_loop *loop) {
   loop->mend_at_ms = UINT64_MAX;
+  uint64_t next = rille_reload_tend(loop);
   for (uint32_t i = 0; i < loop->state_count; i++) {
+    if (!loop->states[i]) continue;
     mend(loop->states[i]);
     const rille_state *state = loop->states[i];
-    if (!is_down(state) || loop->is_stopping) continue;
+    if (!is_down(state) || loop->is_stopping || state->change.after) continue;
     if (state->retry_at_ms < loop->mend_at_ms) loop->mend_at_ms = state->retry_at_ms;
   }
+  if (next < loop->mend_at_ms) loop->mend_at_ms = next;
 }
 
 /* Its on_start has returned: sockets of the one before that it did not ask for are not wanted any more. */
@@ -132,12 +137,22 @@ static void serve_again(rille_state *state) {
 int rille_state_is_renewed(const rille_state *state) { return state->renewals > 0; }
 
 void rille_state_started(rille_state *state) {
+  if (state->change.is_incoming) {
+    state->change.is_ready = true;
+    state->loop->mend_at_ms = 0;
+    return;
+  }
   state->is_serving = true;
   if (state->renewals > 0) serve_again(state);
   else rille_loop_open(state->loop);
 }
 
 void rille_state_refuse_start(rille_state *state) {
+  if (state->change.is_incoming) {
+    state->change.is_refused = true;
+    state->loop->mend_at_ms = 0;
+    return;
+  }
   if (state->renewals > 0) rille_state_distrust(state);
   else rille_loop_exit(state->loop, 1);
 }

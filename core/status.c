@@ -18,6 +18,7 @@ static void write_states(rille_text *t, const rille_snapshot *s) {
   rille_json_open(t, "states", '[');
   for (uint32_t i = 0; i < s->state_count; i++) {
     const rille_state_snapshot *one = &s->states[i];
+    if (!one->label[0]) continue;
     rille_json_open(t, NULL, '{');
     rille_json_string(t, "script", one->label);
     rille_json_count(t, "generation", one->generation);

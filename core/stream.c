@@ -37,8 +37,7 @@ rille_stream *rille_stream_new(rille_pool *pool, rille_state *state, uint32_t to
   atomic_fetch_add(&pool->refs, 1);
   s->pool = pool;
   s->loop = state->loop;
-  s->state_index = state->index;
-  s->renewals = state->renewals;
+  s->state = state->id;
   s->token = token;
   s->limit = (uint64_t)limit;
   return s;
@@ -65,15 +64,15 @@ static void ring_worker(rille_stream *s) {
 }
 
 static void deliver(rille_loop *loop, const rille_message *m) {
-  rille_state *state = m->words[0] < loop->state_count ? loop->states[m->words[0]] : NULL;
-  if (!state || state->renewals != m->words[3]) return; /* one that took its place does not know the stream */
+  rille_state *state = rille_loop_state(loop, m->words[0]);
+  if (!state) return; /* one that took its place does not know the stream */
   rille_state_emit(state, RILLE_EVENT_STREAM, m->words[1], (int)m->words[2]);
 }
 
 /* The lock keeps the loop from being freed while its mailbox is used; it is taken once for each time the loop waits. */
 static void ring_loop(rille_stream *s, rille_pipe *pipe, uint32_t side) {
   if (!atomic_exchange(&pipe->loop_waits, 0)) return;
-  rille_message m = {.deliver = deliver, .words = {s->state_index, s->token, side, s->renewals}};
+  rille_message m = {.deliver = deliver, .words = {s->state, s->token, side}};
   for (;;) {
     pthread_mutex_lock(&s->pool->lock);
     bool is_done = !s->loop || rille_mailbox_send(&s->loop->mailbox, &m) == RILLE_OK;

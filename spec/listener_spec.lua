@@ -261,7 +261,7 @@ describe("listener: limits", function()
   end)
 
   it("lives through running out of descriptors, and recovers", function()
-    local s = server.start(ECHO, { ulimit = "-n 44" })
+    local s = server.start(ECHO, { ulimit = "-n 50" })
     local clients = {}
     for i = 1, 60 do
       clients[i] = s:connect()

@@ -151,6 +151,62 @@ function boot.announcer_of_child()
   C.rille_given_warn()
 end
 
+-- ---- a state on its way to a loop that serves ---------------------------------------------------------------------
+
+-- It was built for a loop of the staging thread's; here is the one it is for.
+local function settle()
+  local handle = state.handle
+  local loop = C.rille_state_loop(handle)
+  pool.reset()
+  stream.reset()
+  requests.reset()
+  task.reset()
+  timer.reset()
+  conn.reset()
+  udp.reset()
+  state.loop, state.inbox = loop, C.rille_state_inbox(handle)
+  state.clock, state.place = C.rille_loop_clock(loop), C.rille_loop_place(loop)
+  state.is_staged = false
+end
+
+local function refuse(message)
+  C.rille_state_explain(state.handle, message, #message)
+  C.rille_state_refuse_start(state.handle)
+end
+
+-- What a state that takes over does first: its listeners, what its script has begun, on_start.
+local function arrive(one)
+  local plan, hooks = one.plan, one.hooks
+  local listeners, message = boot.serve(plan.server, hooks, plan.number, plan.groups)
+  local ok = listeners
+  if ok then ok, message = listener.open_staged() end
+  if not ok then return refuse(message) end
+  boot.start_with({ { hooks = hooks, listeners = listeners } }, nil)
+  timer.release()
+  task.release()
+  dispatch.on_start()
+end
+script.on_error(arrive, "on_start", function(_, _, trace) refuse(("%s: on_start failed: %s"):format(state.label, trace)) end)
+
+-- The hooks that the staging thread calls, on a loop of its own: on_stage, and of a state that is thrown away afterwards selftest.
+local function try_hooks(plan, hooks)
+  local probe = require "rille.reload.probe"
+  local ok, message = probe.run(plan.is_probe and hooks or { on_stage = hooks.on_stage })
+  if not ok then C.rille_state_explain(state.handle, message, #message) end
+  C.rille_loop_exit(state.loop, ok and 0 or 1)
+end
+
+-- What a state does first when it is staged.
+local function stage(plan, hooks)
+  C.rille_state_set_wish(state.handle,
+    (hooks.on_stage and C.RILLE_WISH_STAGE or 0) + (hooks.selftest and C.RILLE_WISH_SELFTEST or 0))
+  dispatch.on_start = function()
+    if C.rille_state_is_incoming(state.handle) == 0 then return try_hooks(plan, hooks) end
+    settle()
+    task.start_later(arrive, { plan = plan, hooks = hooks })
+  end
+end
+
 -- ---- a state of its own ----------------------------------------------------------------------------------------
 
 -- require looks in the script's folder first.
@@ -173,6 +229,13 @@ function boot.main(loop_address, state_address, bytes)
   local path, message = script.find(plan.server.script)
   if not path then return nil, message end
   boot.look_beside(path)
+  if plan.is_staged then
+    state.is_staged = not plan.is_probe
+    if state.is_staged then
+      timer.hold(true)
+      task.hold()
+    end
+  end
   local hooks, value = script.load(path, plan.server.options)
   if not hooks then return nil, value end
   state.script = hooks
@@ -187,6 +250,10 @@ function boot.main(loop_address, state_address, bytes)
       return nil, ("codec %s: it has to be a module that returns a table with a function 'decode'"):format(codec)
     end
     plan.server.codec = module
+  end
+  if plan.is_staged then
+    stage(plan, hooks)
+    return dispatch.run
   end
   local listeners, why = boot.serve(plan.server, hooks, plan.number, plan.groups)
   if not listeners then return nil, why end

@@ -10,8 +10,8 @@ local near = require "rille.config.near"
 
 local cli = {}
 
-local NAMES = { "run", "check", "exec", "test", "new", "status", "conns", "console", "stop" }
-local LATER = { reload = true, leaks = true }
+local NAMES = { "run", "check", "exec", "test", "new", "status", "conns", "console", "reload", "stop" }
+local LATER = { leaks = true }
 local STDERR_LINES_MAX = 3
 
 local HELP = [[
@@ -27,6 +27,7 @@ usage: rille COMMAND [ARGUMENTS]
   status [--json]                say how a server is doing
   conns [--json]                 list the connections of a server
   console [-e CODE]              evaluate Lua in a server that runs
+  reload [SCRIPT] [--wait]       let a server load a script, or all of them, anew
   stop [--now]                   stop a server
 
   --version                      print the versions of Rille and LuaJIT

@@ -73,6 +73,7 @@ local metatable = {
 -- Of connections whose frames are handled by several tasks, in order; concurrency.lua fills in `__index`.
 M.ordered = { __newindex = metatable.__newindex, __tostring = metatable.__tostring }
 M.concurrent = nil -- set by concurrency.lua, too
+M.unpack = nil -- (self, p): what it brought from the generation before; set by generation.lua
 
 local function wrap(p, service)
   local slot = C.rille_conn_slot(p)
@@ -81,8 +82,8 @@ local function wrap(p, service)
     _serve = service.serve, _on_request = service.on_request or false,
     _serial = 0, _upgraded = false, -- of requests over HTTP, see http/serve.lua
   }, service.metatable or metatable)
-  C.rille_conn_know(p)
   objects[slot] = self
+  if C.rille_conn_know(p) == 1 then M.unpack(self, p) end
   return self
 end
 
@@ -90,9 +91,14 @@ end
 function M.at(slot)
   local self = objects[slot]
   if self then return self end
-  local p = C.rille_conn_at(state.loop, slot)
+  local p = C.rille_conn_of(state.handle, slot)
   if p == nil then return nil end
   return wrap(p, state.services[C.rille_conn_service(p)])
+end
+
+-- The table of the connection in a slot, if a script has seen it.
+function M.seen(slot)
+  return objects[slot]
 end
 
 -- A connection made by the script itself, from a pointer of rille_conn_adopt or rille_conn_pair. Without on_request nobody but the script
@@ -178,8 +184,9 @@ end
 -- fn: a function, or a key of the script's table. codec: { decode = function(conn) -> frame or nil[, err] }. options, of frames:
 -- concurrency, ordered.
 function Conn:on_request(fn, codec, options)
+  local key
   if type(fn) == "string" then
-    local key = fn
+    key = fn
     fn = type(state.script) == "table" and state.script[key]
     if type(fn) ~= "function" then misuse("the script's table has no function '%s'", key) end
   elseif type(fn) ~= "function" then
@@ -194,6 +201,7 @@ function Conn:on_request(fn, codec, options)
     if is_ordered then setmetatable(self, M.ordered) end
   end
   self._on_request = fn
+  rawset(self, "_key", not codec and key or false) -- a function has no name in another state
   pin(self)
   C.rille_conn_serve(p, 1)
   return true

@@ -8,6 +8,7 @@ local take_moved = require("rille.conn_move").take
 local conn_read = require "rille.conn_read"
 local conn_write = require "rille.conn_write"
 local errors = require "rille.errors"
+local generation = require "rille.generation"
 local receive_io = require("rille.io").receive
 local receive_call = require("rille.pool").receive
 local receive_post = require("rille.post").receive
@@ -37,11 +38,13 @@ local EVENT_MOVE = C.RILLE_EVENT_MOVE
 local EVENT_STREAM = C.RILLE_EVENT_STREAM
 local EVENT_START, EVENT_STOP, EVENT_END = C.RILLE_EVENT_START, C.RILLE_EVENT_STOP, C.RILLE_EVENT_END
 local EVENT_CONSOLE = C.RILLE_EVENT_CONSOLE
+local EVENT_MIGRATE, EVENT_CHANGE, EVENT_RELOAD = C.RILLE_EVENT_MIGRATE, C.RILLE_EVENT_CHANGE, C.RILLE_EVENT_RELOAD
 
 local dispatch = {
   on_start = nil, -- called in a fiber before the listeners accept; set by boot.lua
   on_accept = nil, -- called in a fiber when they do, on every loop of the server
   on_stop = nil,  -- called in a fiber when a shutdown begins
+  on_note = nil,  -- called for each note about generations, where these are deployed
 }
 
 local function service_of(self)
@@ -61,7 +64,7 @@ end
 dispatch.serve = serve
 
 script.on_error(serve, "on_request", function(self)
-  C.rille_conn_raise(self._p)
+  if not rawget(self, "_leaves") then C.rille_conn_raise(self._p) end
   C.rille_conn_done(self._p)
 end)
 
@@ -190,6 +193,12 @@ local function rare_event(kind, slot, arg)
     return stream_event(slot, arg)
   elseif kind == EVENT_CONSOLE then
     return require("rille.console").receive()
+  elseif kind == EVENT_MIGRATE then
+    return generation.migrate(slot, arg)
+  elseif kind == EVENT_CHANGE then
+    return call(generation.change, arg)
+  elseif kind == EVENT_RELOAD then
+    return dispatch.on_note()
   end
   local self = conn_at(slot)
   if not self then return end

@@ -149,10 +149,33 @@ function M.give_up(listener, group)
   if not group or C.rille_state_is_renewed(state.handle) == 0 then listener:close() end
 end
 
+local pending = {} -- what a script that is being staged listens on, once it is on its loop
+
+local function staged(services, hooks, url, settings)
+  local self = setmetatable({ _url = url }, Listener)
+  pending[#pending + 1] = { self = self, services = services, hooks = hooks, url = url, settings = settings }
+  return self
+end
+
+-- The state has come to its loop. True, or nil, message.
+function M.open_staged()
+  local list = pending
+  pending = {}
+  for _, one in ipairs(list) do
+    if not one.self._is_over then
+      local opened, _, message = M.open(one.services, one.hooks, one.url, one.settings)
+      if not opened then return nil, message end
+      for key, value in pairs(opened) do one.self[key] = value end
+    end
+  end
+  return true
+end
+
 -- Listen on url for the hooks. services: by protocol, those that were made already. A Listener, or nil, error, message for people.
 -- group: the number of this address among those of the configuration, which every loop has; nil: it is opened at run time.
 -- server: addresses with the same number count their sources together; nil: this one alone.
 function M.open(services, hooks, url, settings, group, server)
+  if state.is_staged then return staged(services, hooks, url, settings) end
   local protocol, address = scheme.split(url, settings.protocol)
   local service = services[protocol] or M.service(hooks, settings, protocol)
   services[protocol] = service
@@ -183,6 +206,7 @@ end
 
 -- The URL it is bound to, with the port that was picked; nil when it is closed.
 function Listener:address()
+  if self._url and not self._p and not self._is_over then return self._url end -- not bound before it is committed
   if not held(self) then return nil, "closed" end
   local address = ffi.string(address_box, C.rille_listener_address(self._p, address_box, 512))
   return self._is_http and scheme.http(address) or address
@@ -203,8 +227,8 @@ end
 
 -- No further connections on this loop; those it accepted go on.
 function Listener:close()
-  if held(self) then C.rille_listener_close(self._p) end
-  self._p = nil
+  if held(self) then C.rille_listener_close_by(state.handle, self._p) end
+  self._p, self._is_over = nil, true
   return true
 end
 

@@ -11,7 +11,9 @@ local errors = require "rille.errors"
 local log = require "rille.log"
 local prefork = require "rille.prefork"
 local offload = require "rille.offload"
+local plan = require "rille.plan"
 local pool = require "rille.pool"
+local reload = require "rille.reload"
 local requests = require "rille.io"
 local script = require "rille.script"
 local state = require "rille.state"
@@ -68,11 +70,6 @@ local function configure_log(conf)
   return true
 end
 
-local function label_of(one)
-  if type(one.script) ~= "string" then return "app@1" end
-  return (one.script:match("([^/]+)%.lua$") or one.script) .. "@1"
-end
-
 local PROCESS_PATIENCE_MS = 2000
 
 -- The loops are over: the workers of every pool have so long to come back, then the processes that scripts have started.
@@ -93,57 +90,66 @@ local function banner_of(conf)
   return conf.log.format ~= "json" and conf.banner or nil
 end
 
-local GROUPS = 256 -- addresses of one server
+local function release(generations)
+  for _, g in ipairs(generations) do C.rille_generation_release(g) end
+end
 
-local function plan_of(conf, i, loop_id)
-  local one = conf.servers[i]
-  return {
-    label = label_of(one), generation = 1, loop_id = loop_id, loop_count = conf.loops, server = one,
-    number = i, groups = i * GROUPS, linger = conf.timeouts.linger, io_timeout = conf.io.timeout,
-    limits = one.limits, is_dev = conf.dev,
-    path = (conf.path and conf.path .. ";" or "") .. package.path,
-    cpath = (conf.cpath and conf.cpath .. ";" or "") .. package.cpath,
-  }
+-- The first generation of each server. A list, or nil, message.
+local function make_generations(conf)
+  local list = {}
+  for i, one in ipairs(conf.servers) do
+    local g = C.rille_generation_new(i, 1, plan.name(one) .. "@1", err_box)
+    if g == nil then
+      release(list)
+      return nil, ("too many servers: no room for the Lua states of number %d"):format(i)
+    end
+    list[i] = g
+  end
+  return list
 end
 
 -- The states of one loop, a server each. True, or nil, message.
-local function build_states(loop, loop_id, conf)
-  for i = 1, #conf.servers do
-    local one = conf.servers[i]
+local function build_states(loop, loop_id, conf, generations)
+  for i, one in ipairs(conf.servers) do
     if not one.only_loop or one.only_loop == loop_id then
-      local plan = plan_of(conf, i, loop_id)
-      plan.banner = loop_id == 1 and i == #conf.servers and banner_of(conf) or nil
-      local bytes = require("string.buffer").encode(plan)
-      local handle = C.rille_state_new(loop, 1, plan.label, one.limits.memory, vm.source("rille.boot"), bytes, #bytes,
-        message_box, 4096)
+      local its = plan.of(conf, i, 1)
+      its.loop_id = loop_id
+      its.banner = loop_id == 1 and i == #conf.servers and banner_of(conf) or nil
+      local bytes = require("string.buffer").encode(its)
+      local handle = C.rille_state_new(loop, generations[i], one.limits.memory, vm.source("rille.boot"), bytes, #bytes, message_box, 4096)
       if handle == nil then return nil, ffi.string(message_box) end
     end
   end
   return true
 end
 
--- Every state of every loop built and proven, its listeners bound but not accepting. The team, or nil, message: nothing is left
--- then.
+-- Every state of every loop built and proven, its listeners bound but not accepting. The team and the generations, or nil, message: nothing
+-- is left then.
 function server.build(conf)
   local made, why = make_shared(conf)
   if made then made, why = pool.make_all(conf) end
   if not made then return nil, why end
   local cpus, problem = cpus_of(conf)
   if problem then return nil, problem end
+  local generations
+  generations, problem = make_generations(conf)
+  if not generations then return nil, problem end
   local team = C.rille_team_new(conf.loops, err_box)
+  if team == nil then release(generations) end
   if team == nil then return nil, ("cannot make %d loops: %s"):format(conf.loops, errors.text[-err_box[0]]) end
   for id = 1, conf.loops do
     local loop = C.rille_team_loop(team, id)
     set_up(loop, conf)
     pin(loop, id, cpus)
-    local ok, message = build_states(loop, id, conf)
+    local ok, message = build_states(loop, id, conf, generations)
     if not ok then
+      release(generations)
       stop_pools(conf) -- a script may use one before another raises
       C.rille_team_free(team)
       return nil, message
     end
   end
-  return team
+  return team, generations
 end
 
 -- ---- watching it -----------------------------------------------------------------------------------------------
@@ -189,13 +195,17 @@ end
 local function serve(conf)
   local started, problem = start_control(conf, true)
   if not started then return nil, problem end
-  local team, message = server.build(conf)
+  local team, generations = server.build(conf)
   if not team then
     C.rille_control_stop()
-    return nil, message
+    return nil, generations
   end
   C.rille_process_built()
+  local deployer, problem_of_it = reload.start(conf, team, generations)
+  release(generations)
+  if not deployer then log.error("%s", problem_of_it) end
   local status = C.rille_team_run(team)
+  if deployer then reload.stop(deployer) end
   stop_pools(conf)
   C.rille_team_free(team)
   C.rille_control_stop()
@@ -260,7 +270,14 @@ local function run_here(conf, label, setup, is_served)
     C.rille_control_stop()
     return nil, message
   end
-  local handle = C.rille_state_host(loop, 1, label)
+  local g = C.rille_generation_new(0, 1, label, err_box)
+  local handle = g ~= nil and C.rille_state_host(loop, g) or nil
+  if g ~= nil then C.rille_generation_release(g) end
+  if handle == nil then
+    C.rille_loop_free(loop)
+    C.rille_control_stop()
+    return nil, "no memory for a loop"
+  end
   boot.attach(loop, handle, {
     label = label, generation = 1, loop_id = 1, loop_count = 1, linger = conf.timeouts.linger, is_host = true,
     io_timeout = conf.io.timeout, is_dev = conf.dev,

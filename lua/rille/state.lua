@@ -13,6 +13,8 @@ local state = {
   loop_count = 1,
   script = nil,       -- the table the script returned, for keys given as strings
   services = {},      -- by id: { on_request =, on_connect =, ... }
+  is_staged = false,  -- it is being built for a loop that serves, and is not there yet
+  is_retiring = false, -- another generation serves
   is_dev = false,     -- errors may be shown to clients
   default_service = nil, -- rille_service * of connections the script makes itself
 }

@@ -35,6 +35,7 @@ local worker = nil         -- the fiber that goes through the inbox
 local pool, pooled = {}, 0
 local fibers = setmetatable({}, { __mode = "k" }) -- all that exist, to cancel what is left at the end
 local queue, first, last = {}, 1, 0 -- fibers to resume, oldest first
+local held = nil           -- fibers that begin with task.release; nil: they begin in their turn
 local over = false         -- task.cancelled once the run is at its end: nothing may park any more
 
 -- Coroutines of the script that hand a park on, marked by coroutine.lua. In somebody's program others may be around: made, or
@@ -249,6 +250,32 @@ function task.reset()
   pool, pooled = {}, 0
 end
 
+-- Call fn(...) where nothing may park, because the loop stands still meanwhile: true and its results, or false and a traceback. why: what
+-- a parking call raises.
+function task.call_still(why, fn, ...)
+  local fiber = current
+  local before = fiber.doom
+  fiber.doom = why
+  local function hand_back(...)
+    fiber.doom = before
+    return ...
+  end
+  return hand_back(xpcall(fn, function(err) return traceback(text_of(err), 2) end, ...))
+end
+
+-- Make whatever runs for this argument, a connection, raise where it is parked. True when there was something.
+function task.cancel_for(a)
+  local found = false
+  for fiber in pairs(fibers) do
+    if fiber.a == a and not fiber.dead and fiber.parked then
+      fiber.cancelled = true
+      doom(fiber, task.cancelled)
+      found = true
+    end
+  end
+  return found
+end
+
 -- ---- rille.yield, with_timeout -----------------------------------------------------------------------------------
 
 -- One turn for the others.
@@ -377,6 +404,20 @@ local function start_later(fn, a)
 end
 task.start_later = start_later
 
+-- Tasks that are spawned from now on start with task.release.
+function task.hold()
+  held = {}
+end
+
+function task.release()
+  local list = held or {}
+  held = nil
+  for _, fiber in ipairs(list) do
+    last = last + 1
+    queue[last] = fiber
+  end
+end
+
 -- Run fn(...) in a task of its own; it starts when the caller parks or returns.
 function task.spawn(fn, ...)
   if type(fn) ~= "function" then
@@ -385,6 +426,11 @@ function task.spawn(fn, ...)
   state.need_loop("spawn")
   local self = setmetatable({ fn = fn, args = { n = select("#", ...), ... }, done = false }, Task)
   self.fiber = start_later(run_spawned, self)
+  if held then
+    queue[last] = nil
+    last = last - 1
+    held[#held + 1] = self.fiber
+  end
   return self
 end
 

@@ -152,10 +152,44 @@ end
 local Timer = {}
 Timer.__index = Timer
 
+-- While a generation is on its way in, or another one serves, timers do not run: a list of those that will.
+local held, holds_all = nil, false
+
+local function begin(self)
+  if held and (holds_all or self.every) then
+    held[#held + 1] = self
+    return true
+  end
+  local token, err = start(-1, 0, self.ms, self)
+  self.token = token
+  return token, err
+end
+
+-- No timer fires from here on until timer.release; all: those of rille.after neither.
+function timer.hold(all)
+  held, holds_all = held or {}, all or false
+  for place = 1, used do
+    local entry = entries[place]
+    if entry and entry.every and entry.token then
+      stop(entry.token)
+      entry.token = nil
+      held[#held + 1] = entry
+    end
+  end
+end
+
+function timer.release()
+  local list = held or {}
+  held, holds_all = nil, false
+  for _, self in ipairs(list) do
+    if not self.is_cancelled then begin(self) end
+  end
+end
+
 local function run(self)
   if self.is_cancelled then return end
   self.fn()
-  if self.every and not self.is_cancelled and state.loop then self.token = start(-1, 0, self.every, self) end
+  if self.every and not self.is_cancelled and state.loop then begin(self) end
 end
 timer.run = run
 
@@ -179,10 +213,9 @@ local function make(name, s, fn, every)
     misuse("bad argument #2 to '%s' (function expected, got %s)", name, type(fn))
   end
   if every and ms < 1 then ms = 1 end
-  local self = setmetatable({ fn = fn, every = every and ms or nil, is_cancelled = false }, Timer)
-  local token, err = start(-1, 0, ms, self)
-  if not token then misuse(err) end
-  self.token = token
+  local self = setmetatable({ fn = fn, ms = ms, every = every and ms or nil, is_cancelled = false }, Timer)
+  local ok, err = begin(self)
+  if not ok then misuse(err) end
   return self
 end
 
@@ -206,7 +239,7 @@ end
 
 -- The error path of run, called by script.lua after it logged.
 function timer.failed(self)
-  if self.every and not self.is_cancelled then self.token = start(-1, 0, self.every, self) end
+  if self.every and not self.is_cancelled then begin(self) end
 end
 
 return timer

@@ -92,6 +92,16 @@ static size_t check_output(rille_stream *s, rille_linkbuffer *to, uint64_t at) {
   return (size_t)n;
 }
 
+/* A state of its own on a loop that does not run. */
+static rille_state *make_state(rille_loop *loop) {
+  int err;
+  rille_generation *g = rille_generation_new(1, 1, "race@1", &err);
+  assert_non_null(g);
+  rille_state *state = rille_state_host(loop, g);
+  rille_generation_release(g);
+  return state;
+}
+
 static void there_and_back(void **unused) {
   (void)unused;
   int err;
@@ -99,7 +109,7 @@ static void there_and_back(void **unused) {
   rille_pool *pool = rille_pool_open("race", &none, &err);
   rille_loop *loop = rille_loop_new(1, &err);
   assert_true(pool && loop);
-  rille_state *state = rille_state_host(loop, 1, "race@1");
+  rille_state *state = make_state(loop);
   rille_linkbuffer *to = rille_linkbuffer_new(4096, &err);
   for (uint64_t round = 1; round <= ROUNDS; round++) {
     rille_stream *s = rille_stream_new(pool, state, 1, LIMIT);
@@ -147,7 +157,7 @@ static void aborted(void **unused) {
   const rille_pool_options none = {.max = -1, .scale_threshold = -1, .queue = -1, .idle_ms = -1};
   rille_pool *pool = rille_pool_open("abort", &none, &err);
   rille_loop *loop = rille_loop_new(1, &err);
-  rille_state *state = rille_state_host(loop, 1, "race@1");
+  rille_state *state = make_state(loop);
   for (uint64_t i = 0; i < 200; i++) {
     rille_stream *s = rille_stream_new(pool, state, 1, 400);
     pthread_t worker;

@@ -1,0 +1,118 @@
+/*
+ * generation: see generation.h.
+ */
+#include "generation.h"
+
+#include "loop.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- places ---------------------------------------------------------------------------------------------------- */
+
+static pthread_mutex_t places_mutex = PTHREAD_MUTEX_INITIALIZER;
+static bool places[RILLE_LOOP_STATES_MAX];
+
+static int take_place(void) {
+  int place = -1;
+  pthread_mutex_lock(&places_mutex);
+  for (int i = 0; i < RILLE_LOOP_STATES_MAX && place < 0; i++) {
+    if (!places[i]) place = i;
+  }
+  if (place >= 0) places[place] = true;
+  pthread_mutex_unlock(&places_mutex);
+  return place;
+}
+
+static void give_place(uint32_t place) {
+  pthread_mutex_lock(&places_mutex);
+  places[place] = false;
+  pthread_mutex_unlock(&places_mutex);
+}
+
+/* ---- life ------------------------------------------------------------------------------------------------------ */
+
+rille_generation *rille_generation_new(uint32_t server, uint32_t number, const char *label, int *err) {
+  int place = take_place();
+  *err = place < 0 ? RILLE_ERR_FULL : RILLE_OK;
+  rille_generation *g = place < 0 ? NULL : calloc(1, sizeof *g);
+  if (!g) {
+    if (!*err) give_place((uint32_t)place);
+    if (!*err) *err = RILLE_ERR_NO_MEMORY;
+    return NULL;
+  }
+  atomic_store(&g->refs, 1);
+  g->server = server;
+  g->number = number;
+  g->place = (uint32_t)place;
+  snprintf(g->label, sizeof g->label, "%s", label);
+  rille_process_label(g->place, g->label);
+  return g;
+}
+
+void rille_generation_retain(rille_generation *g) { atomic_fetch_add(&g->refs, 1); }
+
+void rille_generation_release(rille_generation *g) {
+  if (atomic_fetch_sub(&g->refs, 1) != 1) return;
+  give_place(g->place);
+  free(g);
+}
+
+void rille_generation_set_hash(rille_generation *g, const char *hash) {
+  snprintf(g->hash, sizeof g->hash, "%s", hash);
+}
+
+/* ---- counting -------------------------------------------------------------------------------------------------- */
+
+static void forget_counts(rille_generation *g) {
+  atomic_store(&g->messages, 0);
+  atomic_store(&g->errors, 0);
+  for (int i = 0; i < RILLE_HISTOGRAM_BUCKETS; i++) atomic_store(&g->spans[i], 0);
+}
+
+void rille_generation_watch(rille_generation *g, int is_watched, double guard_after, double guard_rate) {
+  forget_counts(g);
+  atomic_store(&g->guard_errors, (uint32_t)(guard_rate * 1e6));
+  atomic_store(&g->guard_after, (uint32_t)guard_after);
+  atomic_store(&g->is_watched, is_watched != 0);
+}
+
+/* With a guard that looks after every message, so that a bad one does no more harm than it may. */
+static bool breaks(rille_generation *g, uint64_t messages, uint64_t errors) {
+  uint32_t after = atomic_load_explicit(&g->guard_after, memory_order_relaxed);
+  uint32_t most = atomic_load_explicit(&g->guard_errors, memory_order_relaxed);
+  if (after == 0 || messages < after || errors * 1000000 <= messages * most) return false;
+  return !atomic_exchange(&g->is_broken, true);
+}
+
+bool rille_generation_count(rille_generation *g, bool has_failed, uint64_t began_ns, uint64_t now_ns) {
+  uint64_t messages = atomic_fetch_add(&g->messages, 1) + 1;
+  uint64_t errors = has_failed ? atomic_fetch_add(&g->errors, 1) + 1 : atomic_load(&g->errors);
+  if (began_ns) {
+    atomic_fetch_add_explicit(&g->spans[rille_histogram_bucket(now_ns - began_ns)], 1, memory_order_relaxed);
+  }
+  return breaks(g, messages, errors);
+}
+
+static double quantile(const rille_generation *g, double share) {
+  uint64_t all = 0, seen = 0;
+  for (int i = 0; i < RILLE_HISTOGRAM_BUCKETS; i++) all += atomic_load_explicit(&g->spans[i], memory_order_relaxed);
+  if (all == 0) return 0;
+  for (uint32_t i = 0; i < RILLE_HISTOGRAM_BUCKETS; i++) {
+    seen += atomic_load_explicit(&g->spans[i], memory_order_relaxed);
+    if ((double)seen >= (double)all * share) return (double)rille_histogram_limit(i) / 1e9;
+  }
+  return (double)rille_histogram_limit(RILLE_HISTOGRAM_BUCKETS - 1) / 1e9;
+}
+
+void rille_generation_read(const rille_generation *g, rille_generation_counts *out) {
+  *out = (rille_generation_counts){
+      .messages = (double)atomic_load(&g->messages),
+      .errors = (double)atomic_load(&g->errors),
+      .p50 = quantile(g, 0.5),
+      .p99 = quantile(g, 0.99),
+      .is_broken = atomic_load(&g->is_broken),
+  };
+}

@@ -1,0 +1,95 @@
+/*
+ * note: see note.h.
+ */
+#include "note.h"
+
+#include "control.h"
+#include "log.h"
+#include "loop.h"
+#include "reload.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+static pthread_mutex_t attending_mutex = PTHREAD_MUTEX_INITIALIZER;
+static rille_state *attending; /* with the mutex; NULL: nobody deploys */
+
+/* the thread of that state alone */
+static rille_note *first, *last;
+
+void rille_note_free(rille_note *note) {
+  if (note->state) rille_state_discard(note->state);
+  free(note);
+}
+
+rille_note *rille_reload_take(rille_state *state) {
+  rille_note *note = state == attending ? first : NULL;
+  if (!note) return NULL;
+  first = note->next_;
+  if (!first) last = NULL;
+  return note;
+}
+
+void rille_reload_attend(rille_state *state) {
+  pthread_mutex_lock(&attending_mutex);
+  attending = state;
+  pthread_mutex_unlock(&attending_mutex);
+}
+
+void rille_reload_leave(void) {
+  pthread_mutex_lock(&attending_mutex);
+  attending = NULL;
+  pthread_mutex_unlock(&attending_mutex);
+  while (first) {
+    rille_note *note = first;
+    first = note->next_;
+    rille_note_free(note);
+  }
+  last = NULL;
+}
+
+static void deliver(rille_loop *loop, const rille_message *m) {
+  rille_note *note = m->what;
+  if (!attending || attending->loop != loop) {
+    rille_note_free(note);
+    return;
+  }
+  if (last) last->next_ = note;
+  else first = note;
+  last = note;
+  rille_state_emit(attending, RILLE_EVENT_RELOAD, 0, 0);
+}
+
+static void drop(const rille_message *m) { rille_note_free(m->what); }
+
+void rille_note_send(int kind, const rille_loop *loop, const rille_generation *g, rille_state *state,
+                     uint32_t connections, const char *text, size_t size) {
+  rille_note *note = malloc(sizeof *note + size);
+  if (!note) {
+    RILLE_LOG(RILLE_LOG_ERROR, "no memory for a note about %s: lost", g ? g->label : "a request");
+    if (state) rille_state_discard(state);
+    return;
+  }
+  *note = (rille_note){
+      .kind = kind, .loop = loop ? loop->id : 0, .connections = connections, .state = state, .size = size};
+  if (g) {
+    note->server = g->server;
+    note->number = g->number;
+  }
+  if (size > 0) memcpy(note->text, text, size);
+  rille_message m = {.deliver = deliver, .drop = drop, .what = note};
+  pthread_mutex_lock(&attending_mutex);
+  int err = attending ? rille_mailbox_send(&attending->loop->mailbox, &m) : RILLE_ERR_NOT_FOUND;
+  pthread_mutex_unlock(&attending_mutex);
+  if (!err) return;
+  if (err == RILLE_ERR_FULL) RILLE_LOG(RILLE_LOG_ERROR, "too many notes: one is lost");
+  rille_note_free(note);
+}
+
+int rille_note_console(struct rille_console *console) {
+  pthread_mutex_lock(&attending_mutex);
+  int err = attending ? rille_console_send(console, attending->loop) : RILLE_ERR_NOT_FOUND;
+  pthread_mutex_unlock(&attending_mutex);
+  return err;
+}

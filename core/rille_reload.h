@@ -1,0 +1,122 @@
+/*
+ * rille_reload.h: generations, and the ways of one to the loops and back; part of rille.h. What each means is in docs/reload.md, how it is
+ * done in reload.c.
+ */
+#ifndef RILLE_RELOAD_H
+#define RILLE_RELOAD_H
+
+/* owned; NULL with *err: RILLE_ERR_FULL when as many live as a loop has room for. Any thread, as all of them */
+rille_generation *rille_generation_new(uint32_t server, uint32_t number, const char *label, int *err);
+void rille_generation_retain(rille_generation *g);
+void rille_generation_release(rille_generation *g);
+/* before others know it */
+void rille_generation_set_hash(rille_generation *g, const char *hash);
+/* Count and time its messages from now on, from nothing, or no longer. It breaks when more than guard_rate of at least guard_after
+ * messages fail; guard_after 0: it does not. */
+void rille_generation_watch(rille_generation *g, int is_watched, double guard_after, double guard_rate);
+
+typedef struct rille_generation_counts {
+  double messages, errors;
+  double p50, p99; /* seconds */
+  int is_broken;
+} rille_generation_counts;
+
+void rille_generation_read(const rille_generation *g, rille_generation_counts *out);
+
+/* ---- states on their way: the thread that stages ------------------------------------------------------------------ */
+
+/* The loop does not run and knows the state no more: owned, to be committed or discarded. */
+void rille_state_detach(rille_state *state);
+void rille_state_discard(rille_state *state);
+
+/* What is staged: the states of one generation, by the number of their loop. Counted by references, as it may come too late for who asked
+ * for it; the last one discards what nobody took. */
+typedef struct rille_batch rille_batch;
+
+rille_batch *rille_batch_new(rille_generation *g); /* owned; NULL: no memory */
+void rille_batch_retain(rille_batch *b);
+void rille_batch_release(rille_batch *b);
+rille_generation *rille_batch_generation(rille_batch *b); /* borrowed */
+void rille_batch_put(rille_batch *b, uint32_t loop, rille_state *state /* owned */);
+rille_state *rille_batch_take(rille_batch *b, uint32_t loop); /* owned; NULL: there is none */
+
+/* which of its hooks the staging thread has to call */
+enum rille_wish { RILLE_WISH_STAGE = 1, RILLE_WISH_SELFTEST = 2 };
+void rille_state_set_wish(rille_state *state, int wish);
+int rille_state_wish(const rille_state *state);
+/* borrowed; what rille_state_explain was given, or NULL */
+const char *rille_state_explanation(const rille_state *state);
+
+/* How a state of the generation before ends, once it gets no more messages. */
+enum rille_drain { RILLE_DRAIN_STAY, RILLE_DRAIN_MIGRATE, RILLE_DRAIN_CLOSE };
+
+/* To loop number `loop` of the team: RILLE_OK, the answer comes as a note; or RILLE_ERR_FULL and so on: nothing has changed. */
+int rille_reload_commit(rille_team *team, uint32_t loop, rille_state *state /* owned by the loop from now on */);
+/* the generation before it serves again */
+int rille_reload_rollback(rille_team *team, uint32_t loop, rille_generation *g);
+/* It has given way to another one: hand on or end what it still has, within deadline_ms (below 0: whenever that is) and up to jitter_ms
+ * more for each connection. */
+int rille_reload_retire(rille_team *team, uint32_t loop, rille_generation *g, int drain, double deadline_ms,
+                        double jitter_ms);
+
+/* What loops say of it. */
+enum rille_note_kind {
+  RILLE_NOTE_COMMITTED = 1, /* new messages are its */
+  RILLE_NOTE_REFUSED,       /* it did not come up there, text says why; state is to be discarded */
+  RILLE_NOTE_BROKEN,        /* its guard: this loop has gone back already */
+  RILLE_NOTE_ROLLED_BACK,
+  RILLE_NOTE_RETIRED, /* text: what was left, as its Lua encoded it; state is to be discarded */
+  RILLE_NOTE_REQUEST  /* text: of the control thread */
+};
+
+typedef struct rille_note {
+  struct rille_note *next_;
+  int kind;
+  uint32_t loop, server, number;
+  double connections; /* RETIRED: that were ended by it */
+  rille_state *state; /* owned by who takes the note, or NULL */
+  void *request;      /* REQUEST: to be answered */
+  size_t size;
+  char text[];
+} rille_note;
+
+/* The state that deploys gets an event RELOAD for each note; loop thread of that one */
+void rille_reload_attend(rille_state *state);
+void rille_reload_leave(void);
+rille_note *rille_reload_take(rille_state *state); /* owned; NULL: no more */
+void rille_note_free(rille_note *note);
+
+/* What a state is told; arg of the event CHANGE. */
+enum rille_change_kind {
+  RILLE_CHANGE_RETIRE = 1, /* another one follows: on_retire */
+  RILLE_CHANGE_RELOAD,     /* it follows another one: on_reload */
+  RILLE_CHANGE_RETURN,     /* it serves again: on_reload */
+  RILLE_CHANGE_ASIDE,      /* it serves no more */
+  RILLE_CHANGE_BACK,       /* it serves again */
+  RILLE_CHANGE_LEFT        /* it ends: what is left of it? */
+};
+
+/* ---- the state itself: loop thread ---------------------------------------------------------------------------------- */
+
+rille_loop *rille_state_loop(const rille_state *state);
+/* 1: it is to take the place of a generation that serves */
+int rille_state_is_incoming(const rille_state *state);
+/* why it refuses to start; for the note */
+void rille_state_explain(rille_state *state, const char *text, size_t size);
+/* what on_retire returned, encoded, for the one that follows */
+void rille_state_bequeath(rille_state *state, const char *bytes, size_t size);
+/* borrowed until the next call of on_retire; NULL: nothing */
+const char *rille_state_inheritance(const rille_state *state, size_t *size);
+/* what is left at the end, encoded, for the note */
+void rille_state_leave_behind(rille_state *state, const char *bytes, size_t size);
+
+/* The state has no use for the connection any more: it goes over to the one that took its place with what on_migrate or its ctx gave (size 0:
+ * nothing) and the name of its on_request ("": that of its server). 0: it cannot go now, and stays. */
+int rille_conn_hand_on(rille_conn *c, const char *ctx, size_t size, const char *key);
+/* It stays with this generation, as something of it is a function. */
+void rille_conn_bind(rille_conn *c);
+/* what came along, once: borrowed until the connection's end; NULL: nothing */
+const char *rille_conn_luggage(rille_conn *c, double *size);
+const char *rille_conn_luggage_key(const rille_conn *c);
+
+#endif

@@ -1,0 +1,313 @@
+-- deploy: brings a new generation of one server to its loops: stage, commit, soak, retire, or roll back. A task of the loop that deploys;
+-- what loops answer comes as notes.
+
+local ffi = require "ffi"
+
+local C = require "rille.core"
+local channel = require "rille.channel"
+local errors = require "rille.errors"
+local log = require "rille.log"
+local pool = require "rille.pool"
+
+local deploy = {}
+
+local ANSWER_S = 30     -- a loop whose on_start has not returned then refuses
+local LOOK_S = 0.05     -- between two looks at the guards of a canary
+local NOTES = 1024
+
+local DRAIN = { stay = C.RILLE_DRAIN_STAY, migrate = C.RILLE_DRAIN_MIGRATE, close = C.RILLE_DRAIN_CLOSE }
+
+local err_box = ffi.new("int[1]")
+local counts_box = ffi.new("rille_generation_counts[1]")
+
+local function as_number(pointer)
+  return tonumber(ffi.cast("uintptr_t", pointer))
+end
+
+-- ---- generations -----------------------------------------------------------------------------------------------
+
+local function make_generation(server, number)
+  local label = ("%s@%d"):format(server.name, number)
+  local g = C.rille_generation_new(server.number, number, label, err_box)
+  if g == nil then return nil, ("too many Lua states (%s)"):format(errors.text[-err_box[0]]) end
+  g = ffi.gc(g, C.rille_generation_release)
+  return { g = g, number = number, label = label, notes = channel(NOTES), loops = {}, born = C.rille_now() }
+end
+
+local function read(one)
+  C.rille_generation_read(one.g, counts_box)
+  local c = counts_box[0]
+  return { messages = c.messages, errors = c.errors, p50 = c.p50, p99 = c.p99, is_broken = c.is_broken ~= 0 }
+end
+
+local function watch(one, guard_after, guard_rate)
+  C.rille_generation_watch(one.g, 1, guard_after or 0, guard_rate or 0)
+end
+
+local function forget(server, one)
+  server.generations[one.number] = nil
+  C.rille_generation_release(ffi.gc(one.g, nil))
+end
+
+-- ---- staging ---------------------------------------------------------------------------------------------------
+
+local function staging_pool()
+  return pool.get("staging", { max = deploy.STAGINGS_MAX, queue = 64 })
+end
+deploy.STAGINGS_MAX = 4
+
+-- The states of a generation, a batch. Or nil, message.
+local function stage(server, one)
+  local batch = C.rille_batch_new(one.g)
+  if batch == nil then return nil, "no memory" end
+  C.rille_batch_retain(batch) -- the job's
+  local plan = server.plan(one)
+  local limit = server.reload.stage_timeout
+  local ok, message, detail = staging_pool():with({ timeout = limit }):call("rille.reload.stage", "run", as_number(batch), plan)
+  if ok then return batch end
+  C.rille_batch_release(batch)
+  if message == "timeout" then
+    return nil, ("%s: it did not come up within %g s (reload.stage_timeout); its thread is written off"):format(one.label, limit)
+  end
+  return nil, detail or message
+end
+
+-- A state that came back with a note is closed where it does not hold up a loop.
+local function discard(state)
+  local ok = staging_pool():post("rille.reload.stage", "discard", as_number(state))
+  if not ok then C.rille_state_discard(state) end
+end
+
+-- ---- notes -----------------------------------------------------------------------------------------------------
+
+-- A note of a loop; servers: by number.
+function deploy.note(servers, note)
+  local server = servers[note.server]
+  local one = server and server.generations[note.number]
+  if note.state ~= nil then
+    discard(note.state)
+    note.state = nil
+  end
+  if not one then return end
+  local kind = note.kind
+  if kind == C.RILLE_NOTE_RETIRED or (one.retiring and kind == C.RILLE_NOTE_REFUSED) then return deploy.retired(server, one, note) end
+  if kind == C.RILLE_NOTE_BROKEN or kind == C.RILLE_NOTE_ROLLED_BACK then one.loops[note.loop] = nil end
+  one.notes:send({ kind = kind, loop = note.loop, text = ffi.string(note.text, note.size) }, 0)
+end
+
+-- The answers of so many loops to a commit: true, or nil, message.
+local function await_commits(one, count)
+  local message
+  for _ = 1, count do
+    local note = one.notes:receive(ANSWER_S)
+    if not note then return nil, message or "a loop did not answer; its on_start may not have returned" end
+    if note.kind == C.RILLE_NOTE_COMMITTED then one.loops[note.loop] = true
+    elseif note.kind == C.RILLE_NOTE_REFUSED then
+      one.had[note.loop] = nil
+      message = message or note.text
+    end
+  end
+  if message then return nil, message end
+  return true
+end
+
+-- Hand the states of these loops over. True, or nil, message.
+local function commit(server, one, batch, loops)
+  local sent, problem = 0, nil
+  for _, id in ipairs(loops) do
+    local state = C.rille_batch_take(batch, id)
+    local code = C.rille_reload_commit(server.team, id, state)
+    if code ~= 0 then
+      discard(state)
+      problem = ("loop %d does not take it: %s"):format(id, errors.text[-code])
+      break
+    end
+    one.had[id] = true
+    sent = sent + 1
+  end
+  local ok, message = await_commits(one, sent)
+  if problem then return nil, problem end
+  return ok, message
+end
+
+-- ---- back and out ----------------------------------------------------------------------------------------------
+
+local function each_loop(server, fn)
+  for id = 1, server.loop_count do
+    if not server.only_loop or server.only_loop == id then fn(id) end
+  end
+end
+
+-- The loops that `one` has go on with the generation before, and end what it still has.
+local function roll_back(server, one)
+  local waits = 0
+  for id in pairs(one.loops) do
+    if C.rille_reload_rollback(server.team, id, one.g) == 0 then waits = waits + 1 end
+  end
+  while waits > 0 and next(one.loops) do
+    if not one.notes:receive(ANSWER_S) then break end
+  end
+end
+
+local function retire(server, one)
+  local drain = server.reload.drain
+  local deadline = drain.deadline and drain.deadline ~= math.huge and drain.deadline * 1000 or -1
+  one.retiring = 0
+  each_loop(server, function(id)
+    if one.had[id] and C.rille_reload_retire(server.team, id, one.g, DRAIN[drain.policy], deadline, (drain.jitter or 0) * 1000) == 0 then
+      one.retiring = one.retiring + 1
+    end
+  end)
+  if one.retiring == 0 then forget(server, one) end
+end
+
+-- The RETIRED note of a loop.
+function deploy.retired(server, one, note)
+  if note.size > 0 then log.warn("%s: loop %d: left behind: %s", one.label, note.loop, ffi.string(note.text, note.size)) end
+  if note.connections > 0 then
+    log.warn("%s: loop %d: %d connections closed at the end of reload.drain.deadline", one.label, note.loop, note.connections)
+  end
+  one.retiring = one.retiring - 1
+  if one.retiring > 0 then return end
+  log.info("%s: retired", one.label)
+  forget(server, one)
+end
+
+-- ---- soak ------------------------------------------------------------------------------------------------------
+
+-- Why a canary is not to go on; nil: nothing is against it.
+local function judge(server, one, before)
+  local canary = server.reload.canary
+  local new, old = read(one), read(before)
+  if old.messages < canary.min_requests and before.window then old = before.window end
+  if new.is_broken then
+    return ("%d of %d requests failed (max_error_rate %g)"):format(new.errors, new.messages, canary.max_error_rate), new, old
+  end
+  local is_enough = new.messages >= canary.min_requests and old.messages >= canary.min_requests
+  if is_enough and new.p99 > old.p99 * canary.max_p99_ratio then
+    return ("p99 %.3f ms is more than %g times that of %s, %.3f ms"):format(new.p99 * 1e3, canary.max_p99_ratio, before.label,
+      old.p99 * 1e3), new, old
+  end
+  return nil, new, old
+end
+
+-- Watch a canary for its time, or until another version comes. True, or nil, message.
+local function soak(server, one, before, seconds)
+  local till = C.rille_now() + seconds
+  repeat
+    local problem, new = judge(server, one, before)
+    if problem then
+      server.evidence = { label = one.label, counts = new, problem = problem }
+      return nil, ("%s: rolled back: %s"):format(one.label, problem)
+    end
+    local left = till - C.rille_now()
+    if left > 0 then one.notes:receive(math.min(left, LOOK_S)) end
+  until left <= 0 or server.next
+  return true
+end
+
+-- ---- the whole -------------------------------------------------------------------------------------------------
+
+local function split_loops(server, canary)
+  local first, rest = {}, {}
+  each_loop(server, function(id)
+    local list = #first < canary and first or rest
+    list[#list + 1] = id
+  end)
+  return first, rest
+end
+
+local function give_up(server, one, message)
+  roll_back(server, one)
+  retire(server, one)
+  return nil, message
+end
+
+-- Canary first, then the rest. True, or nil, message: the generation before serves everywhere again.
+local function bring(server, one, batch, canary, begin_soak)
+  local before = server.current
+  local first, rest = split_loops(server, canary.loops > 0 and canary.loops or server.loop_count)
+  one.had = {}
+  if canary.loops > 0 then
+    local old = read(before)
+    local old_rate = old.messages > 0 and old.errors / old.messages or 0
+    if #rest > 0 then watch(before) end
+    watch(one, canary.min_requests, canary.max_error_rate + old_rate)
+  end
+  local ok, message = commit(server, one, batch, first)
+  if ok and (canary.loops > 0 or server.reload.soak > 0) then begin_soak() end
+  if ok and canary.loops > 0 then ok, message = soak(server, one, before, canary.soak) end
+  if ok and #rest > 0 then ok, message = commit(server, one, batch, rest) end
+  if ok and canary.loops == 0 and server.reload.soak > 0 then ok, message = soak(server, one, before, server.reload.soak) end
+  if not ok then return give_up(server, one, message) end
+  return true
+end
+
+local function count_live(server)
+  local count = 0
+  for _ in pairs(server.generations) do count = count + 1 end
+  return count
+end
+
+local function check_room(server)
+  local live = count_live(server)
+  if live < server.reload.max_generations then return true end
+  return nil, ("%s: %d generations are alive (reload.max_generations); connections hold the old ones: see reload.drain"):format(
+    server.name, live)
+end
+
+-- Load the server's script anew and let it serve. canary: options that stand for the configured ones. A report:
+-- { ok =, label =, message =, seconds = }. tell(report) is called when a canary begins its soak.
+function deploy.run(server, canary, tell)
+  local began = C.rille_now()
+  local function report(ok, label, message)
+    server.last = { ok = ok or false, label = label, message = message, seconds = C.rille_now() - began, at = C.rille_time() }
+    if ok then log.info("%s: serves; %.0f ms after the reload began", label, server.last.seconds * 1000)
+    else log.error("%s: not reloaded: %s", server.name, message) end
+    return server.last
+  end
+  local ok, message = check_room(server)
+  if not ok then return report(false, server.current.label, message) end
+  local one
+  one, message = make_generation(server, server.last_number + 1)
+  if not one then return report(false, server.current.label, message) end
+  server.last_number = one.number
+  server.generations[one.number] = one
+  local batch
+  batch, message = stage(server, one)
+  if not batch or server.next then
+    if batch then C.rille_batch_release(batch) end
+    forget(server, one)
+    return report(false, one.label, message or "a newer version came while this one was staged")
+  end
+  ok, message = bring(server, one, batch, canary or server.reload.canary, function()
+    if tell then tell { ok = true, label = one.label, seconds = C.rille_now() - began, soaking = true } end
+  end)
+  C.rille_batch_release(batch)
+  if not ok then return report(false, one.label, message) end
+  local before = server.current
+  server.current = one
+  retire(server, before)
+  if server.reload.canary.loops > 0 then watch(one) end
+  return report(true, one.label)
+end
+
+-- Keep the last whole window of the generation that serves, for a canary that leaves none beside it.
+function deploy.keep_window(server)
+  if server.reload.canary.loops == 0 then return end
+  local counts = read(server.current)
+  if counts.messages < server.reload.canary.min_requests then return end
+  server.current.window = counts
+  watch(server.current)
+end
+
+-- What `rille run` built.
+function deploy.adopt(server, pointer)
+  local one = { g = ffi.gc(pointer, C.rille_generation_release), number = 1, label = server.name .. "@1", notes = channel(NOTES), loops = {}, had = {}, born = C.rille_now() }
+  each_loop(server, function(id) one.had[id] = true end)
+  server.generations, server.current, server.last_number = { one }, one, 1
+  if server.reload.canary.loops > 0 then watch(one) end
+  return one
+end
+
+return deploy

@@ -1,0 +1,94 @@
+-- stage: what the staging thread does: it builds the states of a new generation, runs their on_stage, tries selftest in one that is thrown
+-- away, and closes the states of old ones. A worker's Lua state; the loops it makes run here and serve nobody.
+
+local ffi = require "ffi"
+local buffer = require "string.buffer"
+
+local C = require "rille.core"
+local errors = require "rille.errors"
+local vm = require "rille.vm"
+
+local stage = {}
+
+local MESSAGE_MAX = 16384
+local err_box = ffi.new("int[1]")
+local message_box = ffi.new("char[?]", MESSAGE_MAX)
+
+local function pointer(kind, address)
+  return ffi.cast(kind, ffi.cast("uintptr_t", address))
+end
+
+-- What the state said, or that it said nothing.
+local function why(handle)
+  local text = C.rille_state_explanation(handle)
+  return text ~= nil and ffi.string(text) or "a hook failed; see the log"
+end
+
+-- A state on a loop of its own, its on_stage called. The loop and the state, or nil, message.
+local function build(generation, plan)
+  local loop = C.rille_loop_new(C.RILLE_LOOP_PRIVATE, err_box)
+  if loop == nil then return nil, ("cannot make a loop: %s"):format(errors.text[-err_box[0]]) end
+  local bytes = buffer.encode(plan)
+  local handle = C.rille_state_new(loop, generation, plan.server.limits.memory, vm.source("rille.boot"), bytes, #bytes, message_box,
+    MESSAGE_MAX)
+  local message
+  if handle == nil then
+    message = ffi.string(message_box)
+  elseif plan.is_probe or C.rille_state_wish(handle) % 2 == C.RILLE_WISH_STAGE then
+    if C.rille_loop_run(loop) ~= 0 then message = why(handle) end
+  end
+  if not message then return loop, handle end
+  C.rille_loop_free(loop)
+  return nil, message
+end
+
+-- The state of one loop goes into the batch. What its hooks wish, or nil, message.
+local function put(batch, plan, loop_id)
+  plan.loop_id = loop_id
+  local loop, handle = build(C.rille_batch_generation(batch), plan)
+  if not loop then return nil, handle end
+  local wish = C.rille_state_wish(handle)
+  C.rille_state_detach(handle)
+  C.rille_loop_free(loop)
+  C.rille_batch_put(batch, loop_id, handle)
+  return wish
+end
+
+local function probe(batch, plan)
+  plan.loop_id, plan.is_probe = 1, true
+  local loop, message = build(C.rille_batch_generation(batch), plan)
+  plan.is_probe = nil
+  if not loop then return nil, message end
+  C.rille_loop_free(loop)
+  return true
+end
+
+local function fill(batch, plan)
+  for id = 1, plan.loop_count do
+    if not plan.server.only_loop or plan.server.only_loop == id then
+      local wish, message = put(batch, plan, id)
+      if not wish then return nil, message end
+      if id == 1 and wish >= C.RILLE_WISH_SELFTEST then
+        local ok, text = probe(batch, plan)
+        if not ok then return nil, text end
+      end
+    end
+  end
+  return true
+end
+
+-- Fill the batch, a reference to which is handed over. True, or false and why not.
+function stage.run(address, plan)
+  local batch = pointer("rille_batch *", address)
+  local ok, filled, message = pcall(fill, batch, plan)
+  C.rille_batch_release(batch)
+  if not ok then return false, tostring(filled) end
+  return filled or false, message
+end
+
+-- The end of a state.
+function stage.discard(address)
+  C.rille_state_discard(pointer("rille_state *", address))
+end
+
+return stage
