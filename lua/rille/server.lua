@@ -9,6 +9,7 @@ local dict = require "rille.dict"
 local dispatch = require "rille.dispatch"
 local errors = require "rille.errors"
 local log = require "rille.log"
+local names = require "rille.config.names"
 local prefork = require "rille.prefork"
 local offload = require "rille.offload"
 local pool = require "rille.pool"
@@ -68,11 +69,6 @@ local function configure_log(conf)
   return true
 end
 
-local function label_of(one)
-  if type(one.script) ~= "string" then return "app@1" end
-  return (one.script:match("([^/]+)%.lua$") or one.script) .. "@1"
-end
-
 local PROCESS_PATIENCE_MS = 2000
 
 -- The loops are over: the workers of every pool have so long to come back, then the processes that scripts have started.
@@ -98,7 +94,7 @@ local GROUPS = 256 -- addresses of one server
 local function plan_of(conf, i, loop_id)
   local one = conf.servers[i]
   return {
-    label = label_of(one), generation = 1, loop_id = loop_id, loop_count = conf.loops, server = one,
+    label = names.of(one) .. "@1", generation = 1, loop_id = loop_id, loop_count = conf.loops, server = one,
     number = i, groups = i * GROUPS, linger = conf.timeouts.linger, io_timeout = conf.io.timeout,
     limits = one.limits, is_dev = conf.dev,
     path = (conf.path and conf.path .. ";" or "") .. package.path,
@@ -107,14 +103,14 @@ local function plan_of(conf, i, loop_id)
 end
 
 -- The states of one loop, a server each. True, or nil, message.
-local function build_states(loop, loop_id, conf)
+local function build_states(loop, loop_id, conf, main)
   for i = 1, #conf.servers do
     local one = conf.servers[i]
     if not one.only_loop or one.only_loop == loop_id then
       local plan = plan_of(conf, i, loop_id)
       plan.banner = loop_id == 1 and i == #conf.servers and banner_of(conf) or nil
       local bytes = require("string.buffer").encode(plan)
-      local handle = C.rille_state_new(loop, 1, plan.label, one.limits.memory, vm.source("rille.boot"), bytes, #bytes,
+      local handle = C.rille_state_new(loop, 1, plan.label, one.limits.memory, vm.source(main), bytes, #bytes,
         message_box, 4096)
       if handle == nil then return nil, ffi.string(message_box) end
     end
@@ -123,8 +119,8 @@ local function build_states(loop, loop_id, conf)
 end
 
 -- Every state of every loop built and proven, its listeners bound but not accepting. The team, or nil, message: nothing is left
--- then.
-function server.build(conf)
+-- then. main: the module that makes a state of its own; nil: boot.lua.
+function server.build(conf, main)
   local made, why = make_shared(conf)
   if made then made, why = pool.make_all(conf) end
   if not made then return nil, why end
@@ -136,7 +132,7 @@ function server.build(conf)
     local loop = C.rille_team_loop(team, id)
     set_up(loop, conf)
     pin(loop, id, cpus)
-    local ok, message = build_states(loop, id, conf)
+    local ok, message = build_states(loop, id, conf, main or "rille.boot")
     if not ok then
       stop_pools(conf) -- a script may use one before another raises
       C.rille_team_free(team)
@@ -144,6 +140,19 @@ function server.build(conf)
     end
   end
   return team
+end
+
+-- For `rille check`: the scripts loaded, then their on_stage and selftest run on a loop. The exit status, or nil, message.
+-- loaded() and over() are called before the loop runs and behind.
+function server.rehearse(conf, loaded, over)
+  local team, message = server.build(conf, "rille.cli.rehearse")
+  if not team then return nil, message end
+  loaded()
+  local status = C.rille_team_run(team)
+  over()
+  stop_pools(conf)
+  C.rille_team_free(team)
+  return status
 end
 
 -- ---- watching it -----------------------------------------------------------------------------------------------
