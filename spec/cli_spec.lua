@@ -187,6 +187,13 @@ describe("the command rille", function()
       assert.equal("hello", one:connect():exchange("hello"))
     end)
 
+    it("calls a server by its name", function()
+      server.write("named.lua", "return { on_start = function(s) print('started', s.label) end, on_request = function() end }")
+      server.write("conf.lua", 'return { servers = { { name = "front.door", listen = "127.0.0.1:0", script = "./named.lua" } } }')
+      local one = start_in(server.folder(), "--conf", "conf.lua")
+      one:wait_log("msg=\"[^\n]*started[^\n]*front.door@1\"[^\n]*script=front.door@1")
+    end)
+
     it("takes conf/rille.lua of its folder without arguments, and writes its banner when it listens", function()
       mkdir("conf")
       server.write("echo.lua", ECHO)
@@ -285,6 +292,87 @@ describe("the command rille", function()
       assert.equal(1, status)
       assert.equal("", out)
       assert.matches("raises.lua:1: broken\nstack traceback:\n.*raises.lua:2: in main chunk", err)
+    end)
+
+    describe("of on_stage and selftest", function()
+      -- a script whose hooks have these bodies
+      local function hooks(selftest, on_stage)
+        server.write("asked.lua", ([[
+          local rille = require "rille"
+          local seen = {}
+          return {
+            on_request = function() end, on_start = function() error("not called") end,
+            on_stage = function() %s end, selftest = function() %s end,
+          }]]):format(on_stage or "", selftest))
+      end
+
+      local function check_asked()
+        return rille("check", "asked.lua")
+      end
+
+      local function check_in_time(stage_timeout)
+        server.write("conf.lua", ('return { servers = { { listen = ":0", script = "asked.lua", reload = { stage_timeout = "%s" } } } }')
+          :format(stage_timeout))
+        return rille("check", "--conf", "conf.lua")
+      end
+
+      it("runs them one after the other, on a loop", function()
+        hooks("local a, b = rille.pair() a:send('x\\n') assert(b:read_line():str() == seen[1])", "rille.sleep(0.01) seen[1] = 'x'")
+        local status, out, err = check_asked()
+        assert.equal("", err)
+        assert.equal("ok asked.lua\n", out)
+        assert.equal(0, status)
+      end)
+
+      it("fails with one that raises, refuses, or ends before it has answered", function()
+        for body, expected in pairs {
+          ["error('broken')"] =
+            "^rille: script asked.lua: selftest failed: asked.lua:5: broken\nstack traceback:\n.*asked.lua:5: in function",
+          ["return false"] = "^rille: script asked.lua: selftest returned false\n$",
+          ["return nil, 'no peer'"] = "^rille: script asked.lua: selftest failed: no peer\n$",
+          ["rille.shutdown() rille.sleep(1)"] = "^rille: script asked.lua: on_stage or selftest was cancelled\n$",
+          ["os.exit(0)"] = "^rille: script asked.lua ended the process that ran its on_stage and selftest by itself\n$",
+          ["require('ffi').cdef 'int raise(int);' require('ffi').C.raise(9)"] =
+            "^rille: script asked.lua ended the process that ran its on_stage and selftest with signal 9\n$",
+        } do
+          hooks(body)
+          local status, out, err = check_asked()
+          assert.matches(expected, err)
+          assert.equal("", out)
+          assert.equal(1, status)
+        end
+        hooks("", "return false")
+        assert.matches("on_stage returned false", select(3, check_asked()))
+      end)
+
+      it("fails with one that does not return in time, parked or not", function()
+        hooks("rille.sleep(100)")
+        local status, out, err = check_in_time("100ms")
+        assert.matches("^rille: script [^\n]*asked.lua: selftest did not return in time: timeout\nstack traceback:\n", err)
+        assert.matches("asked.lua:5: in function", err)
+        assert.equal("ok conf.lua\n", out)
+        assert.equal(1, status)
+        hooks("while true do end")
+        status, out, err = check_in_time("100ms")
+        assert.equal("ok conf.lua\n", out)
+        assert.matches("^rille: script [^\n]*asked.lua: on_stage and selftest did not return within 0.1 s\n$", err)
+        assert.equal(1, status)
+      end)
+
+      it("leaves nothing that they have started", function()
+        hooks("rille.spawn(function() rille.sleep(100) end) " .. [[
+          local proc = assert(rille.process.spawn { "sleep", "100" })
+          local f = assert(io.open("pid", "w")) f:write(proc.pid) f:close()]])
+        assert.equal(0, (check_asked()))
+        local pid = server.read(server.folder() .. "/pid")
+        assert.matches("^%d+$", pid)
+        assert.not_equal(0, os.execute("kill -0 " .. pid .. " 2>/dev/null"))
+      end)
+    end)
+
+    it("fails with a script that ends its process", function()
+      server.write("exits.lua", "os.exit(0)")
+      assert_failure("^rille: script exits.lua ended the process that loaded it by itself\n$", "check", "exits.lua")
     end)
 
     it("goes on with the other scripts of a configuration", function()

@@ -59,10 +59,15 @@ describe("the configuration", function()
       local conf, message = load_text('return { servers = { { listen = "tcp://127.0.0.1:7000", script = "gateway" } } }')
       assert.is_nil(message)
       local timeouts = { read = 0, write = 60, idle = 75, lifetime = 0, linger = 2, header = 10, body = 60 }
+      local reload = {
+        watch = true, quiet = 0.05, longest = 0.5, depends = {}, stage_timeout = 5, isolate = false, soak = 0, max_generations = 8,
+        canary = { loops = 0, soak = 10, max_error_rate = 0.01, max_p99_ratio = 1.5, min_requests = 100 },
+        drain = { policy = "migrate", deadline = math.huge, jitter = 0 },
+      }
       assert.same({
         loops = 1, processes = 1, drain_timeout = 30, dev = false, log = { level = "info", format = "logfmt" },
         limits = { turn_time = 0.001, processes = 256 }, io = { workers = 4, queue = 4096, timeout = 60 },
-        timeouts = timeouts, dicts = {}, pools = {}, workers_timeout = 2,
+        timeouts = timeouts, reload = reload, dicts = {}, pools = {}, workers_timeout = 2,
         stall_after = 1, control = { enabled = true }, metrics = { max = 1000, series = 1000 }, file = folder .. "/conf/rille.lua",
         servers = { {
           listen = { "tcp://127.0.0.1:7000" }, script = "gateway", options = {}, timeouts = timeouts,
@@ -75,7 +80,7 @@ describe("the configuration", function()
           },
           protocol = "stream", balance = "round_robin", concurrency = 1, ordered = true,
           nodelay = true, keepalive = 0, backlog = 0, ipv6_only = false, receive_buffer = 0, send_buffer = 0,
-          broadcast = false,
+          broadcast = false, reload = reload,
         } },
       }, conf)
     end)
@@ -165,6 +170,37 @@ describe("the configuration", function()
       assert.same({ read = 1, write = 60, idle = 5, lifetime = 0, linger = 2, header = 10, body = 60 }, conf.servers[2].timeouts)
     end)
 
+    it("names of servers, which no two have", function()
+      assert.equal("a.B_c-1", server_with('name = "a.B_c-1"').name)
+      for _, text in ipairs { '""', '"a b"', '"a@1"', "5", '"' .. ("x"):rep(49) .. '"' } do
+        assert.matches('^conf/rille.lua:2: servers%[1%].name: got .*; expected a name of 1 to 48 letters, digits, "_", "%." and "%-"$',
+          problem_in_server("name = " .. text))
+      end
+      assert.equal('conf/rille.lua:2: servers[2].name: got "a"; that is servers[1]', problem(
+        'return { servers = { { name = "a", listen = ":0", script = "x" },\n{ name = "a", listen = ":0", script = "y" } } }'))
+      assert.equal('conf/rille.lua:1: servers[1].name: got "y"; so is servers[2] called, after its script: give it a name as well',
+        problem('return { servers = { { name = "y", listen = ":0", script = "x" },\n{ listen = ":0", script = "y" } } }'))
+    end)
+
+    it("how scripts are loaded again, at the top and for a server, which inherits each value", function()
+      local conf, message = load_text([[return { reload = { quiet = "1s", longest = "2s", canary = { loops = 1, max_error_rate = 0.5 } },
+        servers = {
+          { listen = ":0", script = "a", reload = { watch = false, depends = "x/y.json", canary = { soak = "1m" },
+            drain = { policy = "close", deadline = "5m", jitter = "10s" } } },
+          { listen = ":0", script = "b", reload = { drain = { deadline = "none" } } },
+        } }]])
+      assert.is_nil(message)
+      local a, b = conf.servers[1].reload, conf.servers[2].reload
+      assert.same({ false, 1, 2 }, { a.watch, a.quiet, a.longest })
+      assert.same({ loops = 1, soak = 60, max_error_rate = 0.5, max_p99_ratio = 1.5, min_requests = 100 }, a.canary)
+      assert.same({ policy = "close", deadline = 300, jitter = 10 }, a.drain)
+      assert.same({ folder .. "/conf/x/y.json" }, a.depends)
+      assert.same(conf.reload, b)
+      conf = assert(load_text([[return { reload = { canary = { loops = 1, soak = "10s", max_error_rate = 0.01, max_p99_ratio = 1.5,
+        min_requests = 100 } }, servers = { { listen = ":0", script = "a" } } }]]))
+      assert.equal(1, conf.servers[1].reload.canary.loops)
+    end)
+
     it("one address or many", function()
       assert.same({ ":0" }, server_with("").listen)
       assert.same({ "tcp://[::1]:1", "unix:///tmp/x" }, server_with('listen = { "tcp://[::1]:1", "unix:///tmp/x" }').listen)
@@ -246,13 +282,7 @@ describe("the configuration", function()
     end)
 
     it("keys of later versions", function()
-      for _, key in ipairs { "reload" } do
-        assert.equal(("conf/rille.lua:1: %s: not supported by this version"):format(key), problem("return { " .. key .. " = {} }"))
-      end
-      for _, key in ipairs { "tls", "reload" } do
-        assert.equal(("conf/rille.lua:2: servers[1].%s: not supported by this version"):format(key),
-          problem_in_server(key .. " = {}"))
-      end
+      assert.equal("conf/rille.lua:2: servers[1].tls: not supported by this version", problem_in_server "tls = {}")
     end)
 
     it("values of a wrong type or out of bounds, with what is expected", function()
@@ -274,11 +304,37 @@ describe("the configuration", function()
         ["codec = {}"] = "codec: got a table; expected the name of a module",
         ["options = 1"] = "options: got 1; expected a table",
         ['device = ""'] = 'device: got ""; expected a string of 1 to 15 bytes',
+        ["reload = 5"] = "reload: got 5; expected a table",
+        ["reload = { watch = 1 }"] = "reload.watch: got 1; expected true or false",
+        ["reload = { isolate = 1 }"] = "reload.isolate: got 1; expected true or false",
+        ["reload = { stage_timeout = 0 }"] = "reload.stage_timeout: got 0; expected a time from 100ms to 1h" .. time,
+        ["reload = { max_generations = 1 }"] = "reload.max_generations: got 1; expected a whole number from 2 to 64",
+        ['reload = { quiet = "2m" }'] = 'reload.quiet: got "2m"; expected a time from 0 to 1m' .. time,
+        ['reload = { longest = "11m" }'] = 'reload.longest: got "11m"; expected a time from 0 to 10m' .. time,
+        ['reload = { longest = "10ms" }'] = "reload.longest: got 0.01; expected at least quiet, 0.05",
+        ["reload = { soak = -1 }"] = "reload.soak: got -1; expected a time from 0 to 1000h" .. time,
+        ["reload = { depends = 5 }"] = "reload.depends: got 5; expected a path or a list of paths",
+        ['reload = { depends = { "a", "" } }'] = 'reload.depends[2]: got ""; expected a path',
+        ['reload = { depends = { a = "b" } }'] = 'reload.depends: has a key "a"; expected a path or a list of paths',
+        ["reload = { canary = 1 }"] = "reload.canary: got 1; expected a table",
+        ["reload = { canary = { loops = 257 } }"] = "reload.canary.loops: got 257; expected a whole number from 0 to 256",
+        ["reload = { canary = { soak = {} } }"] = "reload.canary.soak: got a table; expected a time from 0 to 1000h" .. time,
+        ["reload = { canary = { max_error_rate = 1.5 } }"] = "reload.canary.max_error_rate: got 1.5; expected a number from 0 to 1",
+        ["reload = { canary = { max_error_rate = 0/0 } }"] = "reload.canary.max_error_rate: got nan; expected a number from 0 to 1",
+        ["reload = { canary = { max_p99_ratio = 0 } }"] = "reload.canary.max_p99_ratio: got 0; expected a number from 1 to 1000",
+        ["reload = { canary = { min_requests = 0.5 } }"] =
+          "reload.canary.min_requests: got 0.5; expected a whole number from 0 to 1073741824",
+        ["reload = { canary = { lops = 1 } }"] = "reload.canary.lops: unknown key; did you mean 'loops'?",
+        ['reload = { drain = { policy = "drop" } }'] = 'reload.drain.policy: got "drop"; expected "stay", "migrate" or "close"',
+        ['reload = { drain = { deadline = "never" } }'] = 'reload.drain.deadline: got "never"; expected a time from 0 to 1000h, or "none"',
+        ["reload = { drain = { jitter = true } }"] = "reload.drain.jitter: got true; expected a time from 0 to 1000h" .. time,
         ["listen = {}"] = 'listen: is empty; expected a URL such as "tcp://127.0.0.1:7000", or a list of such',
         ["listen = 7000"] = 'listen: got 7000; expected a URL such as "tcp://127.0.0.1:7000", or a list of such',
       } do
         assert.equal("conf/rille.lua:2: servers[1]." .. expected, problem_in_server(text))
       end
+      assert.equal("conf/rille.lua:1: reload.longest: got 0.01; expected at least quiet, 0.05",
+        problem('return { reload = { longest = 0.01 }, servers = { { listen = ":0", script = "a" } } }'))
       assert.equal('conf/rille.lua:1: log.level: got "loud"; expected "debug", "info", "warn", "error" or "off"',
         problem('return { log = { level = "loud" } }'))
       assert.equal("conf/rille.lua:1: log.to: only rille.run, in a program, takes a function",
@@ -497,6 +553,9 @@ return { servers = { server } }]]))
       local settings, message = config.server({ nodelay = 1 }, "rille.listen")
       assert.is_nil(settings)
       assert.equal("rille.listen: nodelay: got 1; expected true or false", message)
+      for _, key in ipairs { "name", "reload" } do
+        assert.matches("^rille.listen: " .. key .. ": unknown key", select(2, config.server({ [key] = {} }, "rille.listen")))
+      end
       assert.matches("^rille.listen: listen: unknown key", select(2, config.server({ listen = ":0" }, "rille.listen")))
     end)
   end)

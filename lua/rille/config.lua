@@ -4,6 +4,7 @@
 local check = require "rille.config.check"
 local defaults = require "rille.defaults"
 local locate = require "rille.config.locate"
+local names = require "rille.config.names"
 local paths = require "rille.config.paths"
 local scheme = require "rille.config.scheme"
 
@@ -11,12 +12,13 @@ local config = {}
 
 -- What rille.listen takes beside its address and handler.
 local setting_keys = {}
+local NO_SETTINGS = { name = true, reload = true } -- of a server as a whole
 for _, entry in ipairs(defaults.top) do
   for _, key in ipairs(entry.name == "servers" and entry.keys or {}) do
     if key.name == "accept" then
       key = setmetatable({ values = { "reuseport", "shared", "balanced", "single" } }, { __index = key })
     end
-    if not key.required then setting_keys[#setting_keys + 1] = key end
+    if not key.required and not NO_SETTINGS[key.name] then setting_keys[#setting_keys + 1] = key end
   end
 end
 
@@ -96,6 +98,12 @@ local function check_offload(server)
   if type(server.codec) == "table" then return { "offload" }, "excludes a codec that is loaded already; decode in on_request" end
 end
 
+-- Of the top level or of a server.
+local function check_reload(reload)
+  if reload.longest >= reload.quiet then return end
+  return { "reload", "longest" }, ("got %s; expected at least quiet, %s"):format(reload.longest, reload.quiet)
+end
+
 -- What no single key of a server can tell: the path below the server of what is wrong, problem.
 local function check_server(server, loops, processes)
   local limits = server.limits
@@ -120,12 +128,30 @@ local function check_server(server, loops, processes)
   end
 end
 
+-- A name is not another server's, be it given or after its script.
+local function check_names(servers)
+  for i, server in ipairs(servers) do
+    for k, other in ipairs(server.name and servers or {}) do
+      if other.name == server.name and k < i then
+        return { "servers", i, "name" }, ('got "%s"; that is servers[%d]'):format(server.name, k)
+      elseif not other.name and names.of(other) == server.name then
+        return { "servers", i, "name" }, ('got "%s"; so is servers[%d] called, after its script: give it a name as well'):format(
+          server.name, k)
+      end
+    end
+  end
+end
+
 -- What no single key can tell.
 local function check_together(conf)
+  local path, problem = check_reload(conf.reload)
+  if not path then path, problem = check_names(conf.servers) end
+  if path then return path, problem end
   if conf.pools.io then return { "pools", "io" }, "is the pool of rille.fs; set io" end
   if conf.log.file and conf.log.to then return { "log", "to" }, "excludes log.file; keep one of them" end
   for i, server in ipairs(conf.servers) do
-    local path, problem = check_server(server, conf.loops, conf.processes)
+    path, problem = check_reload(server.reload)
+    if not path then path, problem = check_server(server, conf.loops, conf.processes) end
     if path then return { "servers", i, unpack(path) }, problem end
   end
 end
@@ -161,6 +187,12 @@ function config.server(settings, where)
   if server and not path then path, problem = check_server(server, 1, 1) end
   if path then return nil, message_of(where, path, problem) end
   return server
+end
+
+-- What is wrong between the keys of a checked configuration whose values were replaced since; nil: nothing.
+function config.problem(conf, where)
+  local path, problem = check_together(conf)
+  return path and message_of(where, path, problem)
 end
 
 -- The configuration of a run without servers.

@@ -4,10 +4,13 @@
 -- A key: name, type, default (nil: none), min, max, values (of an enum), about. Durations and sizes are written as in a
 -- configuration. Types:
 --   count        a whole number
+--   number       any number
 --   seconds      a number of seconds, or "250ms", "2s", "5m", "1h"
+--   deadline     the same, or "none"
 --   bytes        a number of bytes, or "64k", "1m", "1g"
 --   boolean, string
 --   function     only in a program
+--   name         letters, digits, "_", "." and "-"
 --   enum         one of `values`
 --   lines        a string or a list of strings
 --   addresses    a URL or a list of URLs
@@ -18,12 +21,23 @@
 --   pin          true, or a list of processor numbers
 --   mode         permission bits: "0660" or a number
 --   file         a path, relative to the configuration's folder
+--   files        a path or a list of such
 --   templates    a package.path; relative ones are relative to the configuration's folder
 --   loops        a whole number, or "auto"
 --   table        with `keys` of its own; `optional`: without it there is none; true or false stands for one whose key `switch` is that
 --   workers      a whole number, or a table with `keys`
 --   list         of tables with `keys`
 --   map          of such tables, by names of the user's
+--
+-- live: how a new value comes to a server that runs, when its configuration is loaded again (config/diff.lua). Each key says it itself,
+-- or a table for all its keys. Of a map it says how further names do; those that are gone stay to the end.
+--   "generation"   with new Lua states: of this server, or, outside of servers, of each
+--   "listen"       addresses are opened and closed; those that stay are not touched
+--   "address"      with an address that is opened; one that stays open keeps the old value until a restart
+--   "log", "loops", "pools", "dicts", "process", "reload"   what it belongs to is told at once
+--   "servers"      in the servers that have it from here
+--   "start"        nothing is to be done: it is for the next start
+--   false          only with a restart
 
 local TIME_MAX = "1000h" -- the core counts milliseconds in 32 bits
 
@@ -65,132 +79,181 @@ local multicast = {
 }
 
 local server_limits = {
-  { name = "max_input", type = "bytes", default = "1m", min = 1, max = "1g",
+  { name = "max_input", live = "generation", type = "bytes", default = "1m", min = 1, max = "1g",
     about = "unread and unreleased input of a connection; reads beyond it return `nil, \"too large\"`" },
-  { name = "high_water", type = "bytes", default = "1m", min = 1, max = "1g",
+  { name = "high_water", live = "generation", type = "bytes", default = "1m", min = 1, max = "1g",
     about = "unsent output of a connection above which writing parks" },
-  { name = "low_water", type = "bytes", min = 0, max = "1g",
+  { name = "low_water", live = "generation", type = "bytes", min = 0, max = "1g",
     about = "unsent output at which writing goes on; without: half of `high_water`" },
-  { name = "read_rate", type = "bytes", default = 0, min = 0, max = "1g",
+  { name = "read_rate", live = "generation", type = "bytes", default = 0, min = 0, max = "1g",
     about = "bytes a second that are taken from a connection; 0: no limit" },
-  { name = "write_rate", type = "bytes", default = 0, min = 0, max = "1g",
+  { name = "write_rate", live = "generation", type = "bytes", default = 0, min = 0, max = "1g",
     about = "bytes a second that are sent to a connection; 0: no limit" },
-  { name = "head", type = "bytes", default = "16k", min = 256, max = "1m",
+  { name = "head", live = "generation", type = "bytes", default = "16k", min = 256, max = "1m",
     about = "HTTP: of a request head; then 431. Also of a chunked body's extensions and trailers" },
-  { name = "target", type = "bytes", default = "8k", min = 16, max = "1m",
+  { name = "target", live = "generation", type = "bytes", default = "8k", min = 16, max = "1m",
     about = "HTTP: of a request-target; then 414" },
-  { name = "headers", type = "count", default = 100, min = 1, max = 10000,
+  { name = "headers", live = "generation", type = "count", default = 100, min = 1, max = 10000,
     about = "HTTP: fields of a request; then 431" },
-  { name = "body", type = "bytes", default = "1m", min = 0, max = "1000000g",
+  { name = "body", live = "generation", type = "bytes", default = "1m", min = 0, max = "1000000g",
     about = "HTTP: of a request body; then 413. 0: no limit" },
-  { name = "body_rate", type = "bytes", default = "1k", min = 0, max = "1g",
+  { name = "body_rate", live = "generation", type = "bytes", default = "1k", min = 0, max = "1g",
     about = "HTTP: each so many bytes of a body give `timeouts.body` a second more; 0: none do" },
-  { name = "requests", type = "count", default = 0, min = 0, max = 2 ^ 30,
+  { name = "requests", live = "generation", type = "count", default = 0, min = 0, max = 2 ^ 30,
     about = "HTTP: of a connection, which is closed then; 0: no limit" },
-  { name = "max_datagram", type = "bytes", default = "64k", min = 1, max = "64k",
+  { name = "max_datagram", live = "generation", type = "bytes", default = "64k", min = 1, max = "64k",
     about = "datagrams: of one; larger ones are dropped" },
-  { name = "max_handlers", type = "count", default = 4096, min = 1, max = 2 ^ 20,
+  { name = "max_handlers", live = "generation", type = "count", default = 4096, min = 1, max = 2 ^ 20,
     about = "datagrams: that handlers have at a time; further ones wait in the kernel" },
-  { name = "send_queue", type = "count", default = 1024, min = 64, max = 2 ^ 20,
+  { name = "send_queue", live = "generation", type = "count", default = 1024, min = 64, max = 2 ^ 20,
     about = "datagrams: that wait to be sent; further ones are `nil, \"full\"`" },
-  { name = "max_connections", type = "count", default = 0, min = 0, max = 2 ^ 20,
+  { name = "max_connections", live = "generation", type = "count", default = 0, min = 0, max = 2 ^ 20,
     about = "open at a time for each address; 0: no limit" },
-  { name = "memory", type = "bytes", default = "1g", min = 0, max = "1024g",
+  { name = "memory", live = "generation", type = "bytes", default = "1g", min = 0, max = "1024g",
     about = "of the server's Lua state on each loop; one that uses it up is replaced. 0: no limit" },
-  { name = "max_connections_per_address", type = "count", default = 0, min = 0, max = 2 ^ 20,
+  { name = "max_connections_per_address", live = "address", type = "count", default = 0, min = 0, max = 2 ^ 20,
     about = "open at a time from one source address (IPv6: one /64), on all of the server's addresses; 0: no limit" },
-  { name = "shed_after", type = "seconds", default = "5s", min = 0, max = TIME_MAX,
+  { name = "shed_after", live = "generation", type = "seconds", default = "5s", min = 0, max = TIME_MAX,
     about = "out of descriptors for so long: connections that wait are closed; 0: they wait on" },
 }
 
+local canary = {
+  { name = "loops", type = "count", default = 0, min = 0, max = 256,
+    about = "so many loops get a new generation first, the others after its `soak`; 0: all at once" },
+  { name = "soak", type = "seconds", default = "10s", min = 0, max = TIME_MAX,
+    about = "how long it is watched there" },
+  { name = "max_error_rate", type = "number", default = 0.01, min = 0, max = 1,
+    about = "the part of messages that may fail; above, the reload is taken back" },
+  { name = "max_p99_ratio", type = "number", default = 1.5, min = 1, max = 1000,
+    about = "how much slower than the old generation's its 99th percentile may be; above, the reload is taken back" },
+  { name = "min_requests", type = "count", default = 100, min = 0, max = 2 ^ 30,
+    about = "messages it has to have had before the two are judged" },
+}
+
+local drain = {
+  { name = "policy", type = "enum", default = "migrate", values = { "stay", "migrate", "close" },
+    about = "connections of the old generation: stay with it, go over between two messages, or end between two messages" },
+  { name = "deadline", type = "deadline", default = "none", min = 0, max = TIME_MAX,
+    about = "how long the old generation may serve what is still with it; then its connections are closed" },
+  { name = "jitter", type = "seconds", default = 0, min = 0, max = TIME_MAX,
+    about = "closing connections is spread over so long" },
+}
+
+local reload = {
+  { name = "watch", type = "boolean", default = true,
+    about = "a file that changes is loaded again" },
+  { name = "quiet", type = "seconds", default = "50ms", min = 0, max = "1m",
+    about = "without a further change, before it is" },
+  { name = "longest", type = "seconds", default = "500ms", min = 0, max = "10m",
+    about = "after the first change, whatever follows; at least `quiet`" },
+  { name = "depends", type = "files", default = {}, max = 256,
+    about = "files that count as the script's, beside those it has loaded" },
+  { name = "stage_timeout", type = "seconds", default = "5s", min = "100ms", max = "1h",
+    about = "for a new generation to load and to pass its `on_stage` and `selftest`" },
+  { name = "isolate", type = "boolean", default = false,
+    about = "it does so in a process of its own first, where a crash harms nobody" },
+  { name = "soak", type = "seconds", default = 0, min = 0, max = TIME_MAX,
+    about = "how long a new generation is watched, with the bounds of `canary`, before the old one is given up" },
+  { name = "max_generations", type = "count", default = 8, min = 2, max = 64,
+    about = "of one server at a time; a reload beyond is refused" },
+  { name = "canary", type = "table", keys = canary,
+    about = "a new generation on a few loops first" },
+  { name = "drain", type = "table", keys = drain,
+    about = "what becomes of the connections of an old generation" },
+}
+
 local server = {
-  { name = "listen", type = "addresses", required = true,
+  { name = "name", live = "generation", type = "name", min = 1, max = 48,
+    about = "what the log and the commands call it, and what it is known by when it is moved; without: after its script" },
+  { name = "listen", live = "listen", type = "addresses", required = true,
     about = "where: `\"tcp://127.0.0.1:7000\"`, `\"unix:///run/echo.sock\"`, or a list of such" },
-  { name = "script", type = "script", required = true,
+  { name = "script", live = "generation", type = "script", required = true,
     about = "the handler script: a path (with a `/` or `.lua`) or a module name" },
-  { name = "protocol", type = "enum", default = "stream", values = { "stream", "http" },
+  { name = "protocol", live = "generation", type = "enum", default = "stream", values = { "stream", "http" },
     about = "`\"http\"`: on_request gets `(req, res)`; so it does at a listen address `http://HOST:PORT`" },
-  { name = "options", type = "options", default = {},
+  { name = "options", live = "generation", type = "options", default = {},
     about = "any plain table; the script gets it as `...`" },
-  { name = "codec", type = "codec",
+  { name = "codec", live = "generation", type = "codec",
     about = "a module with `decode(conn)`: on_request then gets whole frames" },
-  { name = "concurrency", type = "count", default = 1, min = 1, max = 1024,
+  { name = "concurrency", live = "generation", type = "count", default = 1, min = 1, max = 1024,
     about = "frames of one connection that are handled at a time; above 1 it needs a codec" },
-  { name = "ordered", type = "boolean", default = true,
+  { name = "ordered", live = "generation", type = "boolean", default = true,
     about = "what handlers of one connection write goes out in the order of their frames" },
-  { name = "offload", type = "string", min = 1, max = 63,
+  { name = "offload", live = "generation", type = "string", min = 1, max = 63,
     about = "on_request runs on the workers of this pool; `\"pool\"`: the default one" },
-  { name = "timeouts", type = "table", keys = timeouts, inherits = "timeouts",
+  { name = "timeouts", live = "generation", type = "table", keys = timeouts, inherits = "timeouts",
     about = "as the top level's, for this server" },
   { name = "limits", type = "table", keys = server_limits,
     about = "of its connections" },
-  { name = "nodelay", type = "boolean", default = true,
+  { name = "nodelay", live = "address", type = "boolean", default = true,
     about = "send small packets at once (TCP_NODELAY)" },
-  { name = "keepalive", type = "count", default = 0, min = 0, max = 32767,
+  { name = "keepalive", live = "address", type = "count", default = 0, min = 0, max = 32767,
     about = "seconds of silence before TCP probes the peer; 0: never" },
-  { name = "backlog", type = "count", default = 0, min = 0, max = 65535,
+  { name = "backlog", live = "address", type = "count", default = 0, min = 0, max = 65535,
     about = "connections that wait to be accepted; 0: the system's maximum" },
-  { name = "ipv6_only", type = "boolean", default = false,
+  { name = "ipv6_only", live = "address", type = "boolean", default = false,
     about = "an IPv6 address does not take IPv4 connections" },
-  { name = "receive_buffer", type = "bytes", default = 0, min = 0, max = "1g",
+  { name = "receive_buffer", live = "address", type = "bytes", default = 0, min = 0, max = "1g",
     about = "the kernel's, for each connection; 0: the system's choice" },
-  { name = "send_buffer", type = "bytes", default = 0, min = 0, max = "1g",
+  { name = "send_buffer", live = "address", type = "bytes", default = 0, min = 0, max = "1g",
     about = "the kernel's, for each connection; 0: the system's choice" },
-  { name = "mode", type = "mode",
+  { name = "mode", live = "address", type = "mode",
     about = "permission bits of a unix path, such as `\"0660\"`; without: what the umask leaves" },
-  { name = "device", type = "string", min = 1, max = 15,
+  { name = "device", live = "address", type = "string", min = 1, max = 15,
     about = "the network interface to take connections from, such as `\"eth0\"`" },
-  { name = "accept", type = "enum", values = { "reuseport", "shared", "balanced" },
+  { name = "accept", live = "address", type = "enum", values = { "reuseport", "shared", "balanced" },
     about = "how connections come to several loops; without: what fits, see below" },
-  { name = "balance", type = "enum", default = "round_robin",
+  { name = "balance", live = "address", type = "enum", default = "round_robin",
     values = { "round_robin", "random", "least_connections", "source_hash", "script" },
     about = "of `accept = \"balanced\"`: which loop gets the next connection" },
-  { name = "allow", type = "networks", max = 4096,
+  { name = "allow", live = "address", type = "networks", max = 4096,
     about = "networks that connections may come from; without: all" },
-  { name = "deny", type = "networks", max = 4096,
+  { name = "deny", live = "address", type = "networks", max = 4096,
     about = "networks that they may not come from, whatever `allow` says" },
-  { name = "session", type = "table", keys = session, optional = true,
+  { name = "session", live = "generation", type = "table", keys = session, optional = true,
     about = "datagrams: what one peer sends is a [session](udp.md#sessions)" },
-  { name = "multicast", type = "table", keys = multicast, optional = true,
+  { name = "multicast", live = "address", type = "table", keys = multicast, optional = true,
     about = "datagrams: groups to receive from, and how to send to such" },
-  { name = "broadcast", type = "boolean", default = false,
+  { name = "broadcast", live = "address", type = "boolean", default = false,
     about = "datagrams: may be sent to broadcast addresses" },
-  reserved = { "tls", "reload" },
+  { name = "reload", live = "reload", type = "table", keys = reload, inherits = "reload",
+    about = "as the top level's, for this server" },
+  reserved = { "tls" },
 }
 
 local log = {
-  { name = "level", type = "enum", default = "info", values = { "debug", "info", "warn", "error", "off" },
+  { name = "level", live = "log", type = "enum", default = "info", values = { "debug", "info", "warn", "error", "off" },
     about = "the least that is logged" },
-  { name = "format", type = "enum", default = "logfmt", values = { "logfmt", "json" },
+  { name = "format", live = "log", type = "enum", default = "logfmt", values = { "logfmt", "json" },
     about = "of a line" },
-  { name = "file", type = "file",
+  { name = "file", live = "log", type = "file",
     about = "where lines go; without: to stderr" },
-  { name = "to", type = "function",
+  { name = "to", live = false, type = "function",
     about = "called with each line instead; only in `rille.run`" },
 }
 
 local dict = {
-  { name = "size", type = "bytes", default = "16m", min = "16k", max = "256g",
+  { name = "size", live = false, type = "bytes", default = "16m", min = "16k", max = "256g",
     about = "of all it has: keys, values and what they need" },
 }
 
 local workers = {
-  { name = "max", type = "count", min = 1, max = 1024,
+  { name = "max", live = "pools", type = "count", min = 1, max = 1024,
     about = "workers; without: as many as processors" },
-  { name = "scale_threshold", type = "count", default = 1, min = 1, max = 2 ^ 20,
+  { name = "scale_threshold", live = false, type = "count", default = 1, min = 1, max = 2 ^ 20,
     about = "so many jobs wait for no worker before another one starts" },
-  { name = "queue", type = "count", default = 1024, min = 1, max = 2 ^ 20,
+  { name = "queue", live = false, type = "count", default = 1024, min = 1, max = 2 ^ 20,
     about = "jobs that wait" },
-  { name = "idle_timeout", type = "seconds", default = "60s", min = 0, max = "1h",
+  { name = "idle_timeout", live = false, type = "seconds", default = "60s", min = 0, max = "1h",
     about = "without a job, after which a worker ends" },
 }
 
 local io = {
-  { name = "workers", type = "count", default = 4, min = 1, max = 1024,
+  { name = "workers", live = "pools", type = "count", default = 4, min = 1, max = 1024,
     about = "threads that read files and make other calls that block, at most" },
-  { name = "queue", type = "count", default = 4096, min = 1, max = 2 ^ 20,
+  { name = "queue", live = false, type = "count", default = 4096, min = 1, max = 2 ^ 20,
     about = "such calls that wait; then `\"full\"`" },
-  { name = "timeout", type = "seconds", default = "60s", min = 0, max = TIME_MAX,
+  { name = "timeout", live = "generation", type = "seconds", default = "60s", min = 0, max = TIME_MAX,
     about = "that a task waits for such a call, if it does not say itself; then `\"timeout\"`. 0: none" },
 }
 
@@ -202,58 +265,58 @@ local control = {
 }
 
 local metrics = {
-  { name = "listen", type = "addresses",
+  { name = "listen", live = false, type = "addresses",
     about = "where `/metrics` and `/healthz` are served over HTTP; without: nowhere" },
-  { name = "max", type = "count", default = 1000, min = 0, max = 100000,
+  { name = "max", live = "process", type = "count", default = 1000, min = 0, max = 100000,
     about = "metrics that scripts may make; then `\"full\"`" },
-  { name = "series", type = "count", default = 1000, min = 1, max = 1000000,
+  { name = "series", live = "process", type = "count", default = 1000, min = 1, max = 1000000,
     about = "combinations of label values of one metric; then `\"full\"`" },
 }
 
 local limits = {
-  { name = "turn_time", type = "seconds", default = "1ms", min = "0.1ms", max = "1s",
+  { name = "turn_time", live = "loops", type = "seconds", default = "1ms", min = "0.1ms", max = "1s",
     about = "how long one connection is served in a turn while others wait" },
-  { name = "processes", type = "count", default = 256, min = 1, max = 65536,
+  { name = "processes", live = "process", type = "count", default = 256, min = 1, max = 65536,
     about = "that scripts have started and that run, of all loops; then `\"full\"`" },
 }
 
 return {
   top = {
-    { name = "loops", type = "loops", default = 1, min = 1, max = 256,
+    { name = "loops", live = false, type = "loops", default = 1, min = 1, max = 256,
       about = "event loops, a thread each; `\"auto\"`: as many as there are processors to use" },
-    { name = "processes", type = "loops", default = 1, min = 1, max = 64,
+    { name = "processes", live = false, type = "loops", default = 1, min = 1, max = 64,
       about = "processes, each with all of these loops; `\"auto\"`: as many as there are processors to use" },
-    { name = "user", type = "string", min = 1, max = 255,
+    { name = "user", live = false, type = "string", min = 1, max = 255,
       about = "whom root becomes when the addresses are bound: `\"www-data\"`, or `\"USER:GROUP\"`" },
-    { name = "drain_timeout", type = "seconds", default = "30s", min = 0, max = TIME_MAX,
+    { name = "drain_timeout", live = "loops", type = "seconds", default = "30s", min = 0, max = TIME_MAX,
       about = "at a shutdown, for connections to finish" },
-    { name = "pin", type = "pin",
+    { name = "pin", live = false, type = "pin",
       about = "`true`: each loop stays on a processor of its own, in order; or the list of their numbers" },
-    { name = "path", type = "templates",
+    { name = "path", live = "generation", type = "templates",
       about = "put in front of `package.path`, behind the script's own folder" },
-    { name = "cpath", type = "templates",
+    { name = "cpath", live = "generation", type = "templates",
       about = "the same for `package.cpath`" },
-    { name = "dev", type = "boolean", default = false,
+    { name = "dev", live = "generation", type = "boolean", default = false,
       about = "for developers, as `--dev`" },
-    { name = "banner", type = "lines",
+    { name = "banner", live = "start", type = "lines",
       about = "written to stderr, as it is, when all servers listen; not with `log.format = \"json\"`" },
     { name = "log", type = "table", keys = log, about = "the log" },
     { name = "limits", type = "table", keys = limits, about = "of a loop, and of the process" },
     { name = "io", type = "table", keys = io, about = "the worker pool of `rille.fs`" },
-    { name = "control", type = "table", keys = control, switch = "enabled",
+    { name = "control", live = false, type = "table", keys = control, switch = "enabled",
       about = "the socket that `rille status` and its like ask; `false`: none" },
-    { name = "stall_after", type = "seconds", default = "1s", min = 0, max = "1h",
+    { name = "stall_after", live = "process", type = "seconds", default = "1s", min = 0, max = "1h",
       about = "a turn of a loop that lasts longer is logged as a stall; 0: none is" },
-    { name = "dicts", type = "map", keys = dict, max = 255, about = "shared memory for `rille.dict`, by name" },
-    { name = "workers", type = "workers", keys = workers,
+    { name = "dicts", live = "dicts", type = "map", keys = dict, max = 255, about = "shared memory for `rille.dict`, by name" },
+    { name = "workers", live = "pools", type = "workers", keys = workers,
       about = "the worker pool `\"default\"`: a number, which is its `max`, or a table" },
-    { name = "pools", type = "map", keys = workers, max = 63, about = "other worker pools for `rille.pool`, by name" },
-    { name = "workers_timeout", type = "seconds", default = "2s", min = 0, max = TIME_MAX,
+    { name = "pools", live = "pools", type = "map", keys = workers, max = 63, about = "other worker pools for `rille.pool`, by name" },
+    { name = "workers_timeout", live = "process", type = "seconds", default = "2s", min = 0, max = TIME_MAX,
       about = "at the end, for workers to come back from their jobs" },
-    { name = "timeouts", type = "table", keys = timeouts, about = "of every server's connections; 0: none" },
-    -- behind timeouts, which it inherits from; one server is one Lua state, and a loop has room for 64
+    { name = "timeouts", live = "servers", type = "table", keys = timeouts, about = "of every server's connections; 0: none" },
+    { name = "reload", live = "reload", type = "table", keys = reload, about = "of scripts and of this file, while they are served" },
+    -- behind what it inherits; one server is one Lua state, and a loop has room for 64
     { name = "servers", type = "list", keys = server, max = 64, about = "what is served, at least one" },
     { name = "metrics", type = "table", keys = metrics, about = "numbers for Prometheus" },
-    reserved = { "reload" },
   },
 }

@@ -1,21 +1,16 @@
 -- plan: what a Lua state of a server is built from.
 
+local names = require "rille.config.names"
+
 local plan = {}
 
 local GROUPS = 256 -- addresses of one server
-
--- The name of a server, in front of the number of a generation.
-function plan.name(one)
-  if one.name then return one.name end
-  if type(one.script) ~= "string" then return "app" end
-  return one.script:match("([^/]+)%.lua$") or one.script
-end
 
 -- Of server number i of a configuration, for its generation of that number. The loop is filled in for each.
 function plan.of(conf, i, generation)
   local one = conf.servers[i]
   return {
-    label = ("%s@%d"):format(plan.name(one), generation), generation = generation, loop_count = conf.loops, server = one,
+    label = ("%s@%d"):format(names.of(one), generation), generation = generation, loop_count = conf.loops, server = one,
     number = i, groups = i * GROUPS, linger = conf.timeouts.linger, io_timeout = conf.io.timeout,
     limits = one.limits, is_dev = conf.dev,
     path = (conf.path and conf.path .. ";" or "") .. package.path,

@@ -9,6 +9,7 @@ local dict = require "rille.dict"
 local dispatch = require "rille.dispatch"
 local errors = require "rille.errors"
 local log = require "rille.log"
+local names = require "rille.config.names"
 local prefork = require "rille.prefork"
 local offload = require "rille.offload"
 local plan = require "rille.plan"
@@ -98,7 +99,7 @@ end
 local function make_generations(conf)
   local list = {}
   for i, one in ipairs(conf.servers) do
-    local g = C.rille_generation_new(i, 1, plan.name(one) .. "@1", err_box)
+    local g = C.rille_generation_new(i, 1, names.of(one) .. "@1", err_box)
     if g == nil then
       release(list)
       return nil, ("too many servers: no room for the Lua states of number %d"):format(i)
@@ -109,14 +110,14 @@ local function make_generations(conf)
 end
 
 -- The states of one loop, a server each. True, or nil, message.
-local function build_states(loop, loop_id, conf, generations)
+local function build_states(loop, loop_id, conf, generations, main)
   for i, one in ipairs(conf.servers) do
     if not one.only_loop or one.only_loop == loop_id then
       local its = plan.of(conf, i, 1)
       its.loop_id = loop_id
       its.banner = loop_id == 1 and i == #conf.servers and banner_of(conf) or nil
       local bytes = require("string.buffer").encode(its)
-      local handle = C.rille_state_new(loop, generations[i], one.limits.memory, vm.source("rille.boot"), bytes, #bytes, message_box, 4096)
+      local handle = C.rille_state_new(loop, generations[i], one.limits.memory, vm.source(main), bytes, #bytes, message_box, 4096)
       if handle == nil then return nil, ffi.string(message_box) end
     end
   end
@@ -124,8 +125,8 @@ local function build_states(loop, loop_id, conf, generations)
 end
 
 -- Every state of every loop built and proven, its listeners bound but not accepting. The team and the generations, or nil, message: nothing
--- is left then.
-function server.build(conf)
+-- is left then. main: the module that makes a state of its own; nil: boot.lua.
+function server.build(conf, main)
   local made, why = make_shared(conf)
   if made then made, why = pool.make_all(conf) end
   if not made then return nil, why end
@@ -141,7 +142,7 @@ function server.build(conf)
     local loop = C.rille_team_loop(team, id)
     set_up(loop, conf)
     pin(loop, id, cpus)
-    local ok, message = build_states(loop, id, conf, generations)
+    local ok, message = build_states(loop, id, conf, generations, main or "rille.boot")
     if not ok then
       release(generations)
       stop_pools(conf) -- a script may use one before another raises
@@ -150,6 +151,20 @@ function server.build(conf)
     end
   end
   return team, generations
+end
+
+-- For `rille check`: the scripts loaded, then their on_stage and selftest run on a loop. The exit status, or nil, message.
+-- loaded() and over() are called before the loop runs and behind.
+function server.rehearse(conf, loaded, over)
+  local team, generations = server.build(conf, "rille.cli.rehearse")
+  if not team then return nil, generations end
+  release(generations)
+  loaded()
+  local status = C.rille_team_run(team)
+  over()
+  stop_pools(conf)
+  C.rille_team_free(team)
+  return status
 end
 
 -- ---- watching it -----------------------------------------------------------------------------------------------

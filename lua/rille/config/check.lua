@@ -82,6 +82,19 @@ function types.seconds(value, path, entry)
     entry.min, entry.max))
 end
 
+-- Seconds, or math.huge for "none".
+function types.deadline(value, path, entry)
+  if value == "none" then return math.huge end
+  local seconds = units.seconds(value)
+  if in_bounds(seconds, entry, units.seconds) then return seconds end
+  refuse(path, value, ('a time from %s to %s, or "none"'):format(entry.min, entry.max))
+end
+
+function types.number(value, path, entry)
+  if type(value) == "number" and in_bounds(value, entry, tonumber) then return value end
+  refuse(path, value, ("a number from %s to %s"):format(entry.min, entry.max))
+end
+
 function types.bytes(value, path, entry)
   local bytes = units.bytes(value)
   if bytes and bytes % 1 == 0 and in_bounds(bytes, entry, units.bytes) then return bytes end
@@ -103,6 +116,11 @@ end
 function types.string(value, path, entry)
   if type(value) == "string" and #value >= entry.min and #value <= entry.max and not value:find("%c") then return value end
   refuse(path, value, ("a string of %d to %d bytes"):format(entry.min, entry.max))
+end
+
+function types.name(value, path, entry)
+  if type(value) == "string" and #value >= entry.min and #value <= entry.max and value:find("^[%w_.-]+$") then return value end
+  refuse(path, value, ('a name of %d to %d letters, digits, "_", "." and "-"'):format(entry.min, entry.max))
 end
 
 function types.enum(value, path, entry)
@@ -163,6 +181,19 @@ end
 
 function types.file(value, path, _, context)
   return path_of_file(value, path, context)
+end
+
+-- They need not be there.
+function types.files(value, path, entry, context)
+  if type(value) == "string" then value = { value } end
+  if type(value) ~= "table" then refuse(path, value, "a path or a list of paths") end
+  if #value > entry.max then fail(path, "has %d paths; expected at most %d", #value, entry.max) end
+  local list = {}
+  for i, one in ipairs(value) do list[i] = path_of_file(one, below(path, i), context) end
+  for key in pairs(value) do
+    if not list[key] then fail(path, "has a key %s; expected a path or a list of paths", shown(key)) end
+  end
+  return list
 end
 
 function types.templates(value, path, _, context)
@@ -276,6 +307,12 @@ local function names_of(keys)
   return names
 end
 
+local function has_name(name, keys)
+  for _, entry in ipairs(keys) do
+    if entry.name == name then return true end
+  end
+end
+
 local MEMBER = { list = "[1].", map = ".NAME." }
 
 -- Where below these keys a name belongs, as text: "limits.max_input"; nil.
@@ -295,9 +332,10 @@ local function refuse_key(key, keys, path, context)
     if key == name then fail(at, "not supported by this version") end
   end
   if type(key) ~= "string" then fail(at, "a value without a name; expected one of %s", table.concat(names_of(keys), ", ")) end
-  local meant = near(key, names_of(keys)) or place_of(key, keys, "")
+  local is_top = has_name(key, context.keys) -- then that one is meant, not one of the same name further down
+  local meant = near(key, names_of(keys)) or not is_top and place_of(key, keys, "")
   if meant then fail(at, "unknown key; did you mean '%s'?", meant) end
-  local place = place_of(key, context.keys, "") or near(key, names_of(context.keys))
+  local place = is_top and key or place_of(key, context.keys, "") or near(key, names_of(context.keys))
   if place then fail(at, "unknown key here; at the top level there is '%s'", place) end
   fail(at, "unknown key; expected one of %s", table.concat(names_of(keys), ", "))
 end
@@ -329,15 +367,15 @@ local function table_of(given, keys, path, context, inherited)
         fail(path, "has no '%s'; add %s", entry.name, entry.about)
       end
       if entry.keys and value == nil and not entry.optional and entry.type ~= "workers" then value = {} end
-      if value ~= nil then out[entry.name] = types[entry.type](value, at, entry, context) end
+      if value ~= nil then out[entry.name] = types[entry.type](value, at, entry, context, inherited and inherited[entry.name]) end
     end
   end
   return out
 end
 
-function types.table(value, path, entry, context)
+function types.table(value, path, entry, context, inherited)
   if entry.switch and type(value) == "boolean" then value = { [entry.switch] = value } end
-  return table_of(value, entry.keys, path, context, entry.inherits and context.out[entry.inherits])
+  return table_of(value, entry.keys, path, context, entry.inherits and context.out[entry.inherits] or inherited)
 end
 
 function types.workers(value, path, entry, context)

@@ -21,13 +21,6 @@ local LABEL = "reload@1"
 local err_box = ffi.new("int[1]")
 local message_box = ffi.new("char[?]", 4096)
 
--- What configurations without a word about it get.
-local DEFAULTS = {
-  watch = true, stage_timeout = 5, isolate = false, max_generations = 8, soak = 0, quiet = 0.05, longest = 0.5,
-  canary = { loops = 0, soak = 10, max_error_rate = 0.01, max_p99_ratio = 1.5, min_requests = 100 },
-  drain = { policy = "stay", deadline = math.huge, jitter = 0 },
-}
-
 local function pointer(kind, address)
   return ffi.cast(kind, ffi.cast("uintptr_t", address))
 end
@@ -82,11 +75,11 @@ end
 local servers = {} -- by number
 
 local function make_server(conf, team, number, pointer_of_first)
-  local deploy, plan = require "rille.reload.deploy", require "rille.plan"
+  local deploy, names, plan = require "rille.reload.deploy", require "rille.config.names", require "rille.plan"
   local one = conf.servers[number]
   local server = {
-    name = plan.name(one), script = one.script, number = number, team = team, loop_count = conf.loops, only_loop = one.only_loop,
-    reload = one.reload or conf.reload or DEFAULTS, requests = channel(64),
+    name = names.of(one), script = one.script, number = number, team = team, loop_count = conf.loops, only_loop = one.only_loop,
+    reload = one.reload or conf.reload, requests = channel(64),
   }
   server.plan = function(generation)
     local its = plan.of(conf, number, generation.number)

@@ -16,8 +16,10 @@ local function text_of(err)
   return ("(error value: %s that cannot be shown)"):format(type(err))
 end
 
+-- Whether it is what parked calls of this task have to raise now: a script may raise rille.timeout by itself.
 local function is_signal(err)
-  return rawequal(err, task.timeout) or rawequal(err, task.cancelled)
+  local fiber = task.current()
+  return fiber and fiber.doom and rawequal(err, fiber.doom)
 end
 
 -- The traceback at an error of a hook, as far as the hook.
