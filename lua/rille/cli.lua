@@ -10,8 +10,8 @@ local near = require "rille.config.near"
 
 local cli = {}
 
-local NAMES = { "run", "check", "exec", "test", "new", "status", "conns", "console", "stop" }
-local LATER = { reload = true, leaks = true }
+local NAMES = { "run", "check", "exec", "test", "new", "status", "conns", "leaks", "console", "stop" }
+local LATER = { reload = true }
 local STDERR_LINES_MAX = 3
 
 local HELP = [[
@@ -26,6 +26,7 @@ usage: rille COMMAND [ARGUMENTS]
   new NAME                       make a folder with a small server, its configuration and its spec
   status [--json]                say how a server is doing
   conns [--json]                 list the connections of a server
+  leaks [--json]                 list what is still there in a server, by the line that made it
   console [-e CODE]              evaluate Lua in a server that runs
   stop [--now]                   stop a server
 

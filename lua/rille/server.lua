@@ -8,6 +8,7 @@ local boot = require "rille.boot"
 local dict = require "rille.dict"
 local dispatch = require "rille.dispatch"
 local errors = require "rille.errors"
+local leaks = require "rille.leaks"
 local log = require "rille.log"
 local prefork = require "rille.prefork"
 local offload = require "rille.offload"
@@ -85,6 +86,7 @@ end
 local function make_shared(conf)
   C.rille_processes_limit(conf.limits.processes)
   requests.make(conf.io)
+  leaks.configure(conf.debug)
   return dict.make_all(conf.dicts)
 end
 

@@ -9,6 +9,7 @@
 -- coroutine.lua), so parking works at any depth of Lua. What a user holds of rille.spawn is a Task; a fiber is never
 -- shown, because it serves many calls.
 
+local leaks = require "rille.leaks"
 local misuse = require "rille.misuse"
 local state = require "rille.state"
 
@@ -241,6 +242,20 @@ function task.cancel_all()
   end
 end
 
+-- Whether a fiber is in the middle of something: parked, or about to begin.
+function task.is_waiting(fiber)
+  return fiber.fn and not fiber.dead and not fiber.is_dropped and status(fiber.co) == "suspended"
+end
+
+-- A list of all those, for leak_report.lua.
+function task.waiting()
+  local list = {}
+  for fiber in pairs(fibers) do
+    if task.is_waiting(fiber) then list[#list + 1] = fiber end
+  end
+  return list
+end
+
 -- The run is over: what did not come to its end never will.
 function task.reset()
   over = false
@@ -385,6 +400,7 @@ function task.spawn(fn, ...)
   state.need_loop("spawn")
   local self = setmetatable({ fn = fn, args = { n = select("#", ...), ... }, done = false }, Task)
   self.fiber = start_later(run_spawned, self)
+  if leaks.on then leaks.made("task", self) end
   return self
 end
 

@@ -4,6 +4,7 @@
 
 local C = require "rille.core"
 local errors = require "rille.errors"
+local leaks = require "rille.leaks"
 local misuse = require "rille.misuse"
 local state = require "rille.state"
 local task = require "rille.task"
@@ -183,7 +184,16 @@ local function make(name, s, fn, every)
   local token, err = start(-1, 0, ms, self)
   if not token then misuse(err) end
   self.token = token
+  if leaks.on then leaks.made("timer", self) end
   return self
+end
+
+-- visit(timer) for each that is to fire, for leak_report.lua.
+function timer.each(visit)
+  for place = 1, used do
+    local entry = entries[place]
+    if entry and getmetatable(entry) == Timer then visit(entry) end
+  end
 end
 
 -- Call fn in a task of its own, once, s seconds from now.

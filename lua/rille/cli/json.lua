@@ -1,4 +1,4 @@
--- json: reads what the control thread writes, which is JSON without surprises; for scripts there is rille.http.json.
+-- json: reads what the control thread writes, which is JSON without surprises, and writes as simply; for scripts there is rille.http.json.
 
 local json = {}
 
@@ -70,6 +70,32 @@ function json.decode(text)
   local ok, value = pcall(value_at, text, text:find("%S") or 1)
   if ok then return value end
   return nil, "the answer is no JSON: " .. tostring(value)
+end
+
+-- ---- writing ---------------------------------------------------------------------------------------------------
+
+local function quoted(text)
+  return '"' .. text:gsub('[%c"\\]', function(c) return ("\\u%04x"):format(c:byte()) end) .. '"'
+end
+
+local function sorted_keys(object)
+  local keys = {}
+  for key in pairs(object) do keys[#keys + 1] = key end
+  table.sort(keys)
+  return keys
+end
+
+-- Strings in UTF-8, finite numbers, booleans, lists (an empty table is one) and tables with strings for keys.
+function json.encode(value)
+  local kind, parts = type(value), {}
+  if kind == "string" then return quoted(value) end
+  if kind ~= "table" then return kind == "number" and ("%.14g"):format(value) or tostring(value) end
+  if value[1] ~= nil or next(value) == nil then
+    for i, item in ipairs(value) do parts[i] = json.encode(item) end
+    return "[" .. table.concat(parts, ",") .. "]"
+  end
+  for i, key in ipairs(sorted_keys(value)) do parts[i] = quoted(key) .. ":" .. json.encode(value[key]) end
+  return "{" .. table.concat(parts, ",") .. "}"
 end
 
 return json
