@@ -62,4 +62,11 @@ double rille_console_timeout(const rille_console *console);                 /* s
 /* the end of it: what the code printed and gave, or why it failed */
 void rille_console_answer(rille_console *console, int ok, const char *text, size_t size);
 
+/* ---- leak detector: any thread --------------------------------------------------------------------------------- */
+
+/* what Lua states that begin later take: 0 off, 1 sample, 2 all; one in how many is recorded at 1 */
+void rille_leaks_set(int level, int sample);
+int rille_leaks_level(void);
+int rille_leaks_sample(void);
+
 #endif

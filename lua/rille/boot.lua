@@ -9,6 +9,7 @@ local concurrency = require "rille.concurrency"
 local conn = require "rille.conn"
 local coroutines = require "rille.coroutine"
 local dispatch = require "rille.dispatch"
+local leaks = require "rille.leaks"
 local listener = require "rille.listener"
 local log = require "rille.log"
 local loop_face = require "rille.loop"
@@ -46,6 +47,7 @@ function boot.attach(loop, handle, plan)
   state.default_service = listener.service({}, { timeouts = { linger = plan.linger or 2 }, limits = plan.limits })
   requests.set_timeout(plan.io_timeout)
   log.set_context(plan.label, plan.loop_id)
+  leaks.begin()
   coroutines.install()
 end
 
@@ -61,6 +63,7 @@ function boot.detach()
   conn.reset()
   udp.reset()
   udp_session.reset()
+  leaks.reset()
   log.set_context(nil, 0)
   state.loop, state.handle, state.inbox, state.clock, state.place = nil, nil, nil, nil, nil
   state.script, state.services, state.default_service = nil, {}, nil

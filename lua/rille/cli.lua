@@ -10,8 +10,7 @@ local near = require "rille.config.near"
 
 local cli = {}
 
-local NAMES = { "run", "check", "exec", "test", "new", "status", "conns", "console", "reload", "stop" }
-local LATER = { leaks = true }
+local NAMES = { "run", "check", "exec", "test", "new", "status", "conns", "leaks", "console", "reload", "stop" }
 local STDERR_LINES_MAX = 3
 
 local HELP = [[
@@ -26,6 +25,7 @@ usage: rille COMMAND [ARGUMENTS]
   new NAME                       make a folder with a small server, its configuration and its spec
   status [--json]                say how a server is doing
   conns [--json]                 list the connections of a server
+  leaks [--json]                 list what is still there in a server, by the line that made it
   console [-e CODE]              evaluate Lua in a server that runs
   reload [SCRIPT] [--wait]       let a server load a script, or all of them, anew
   stop [--now]                   stop a server
@@ -68,7 +68,6 @@ local function unknown(name)
     local meant = near(name, { "--help", "--version" })
     return usage_error(nil, ("unknown option '%s'%s"):format(name, meant and ("; did you mean '%s'?"):format(meant) or ""))
   end
-  if LATER[name] then return usage_error(nil, ("'%s' is not supported by this version"):format(name)) end
   local meant = near(name, NAMES)
   return usage_error(nil, ("unknown command '%s'%s"):format(name, meant and ("; did you mean '%s'?"):format(meant) or ""))
 end

@@ -273,6 +273,13 @@ local metrics = {
     about = "combinations of label values of one metric; then `\"full\"`" },
 }
 
+local debugging = {
+  { name = "leaks", type = "enum", default = "off", values = { "off", "sample", "all" },
+    about = "what the [leak detector](leaks.md) records: nothing, one in `sample`, or everything with its traceback" },
+  { name = "sample", type = "count", default = 100, min = 1, max = 1000000,
+    about = "one in so many is recorded at `\"sample\"`" },
+}
+
 local limits = {
   { name = "turn_time", live = "loops", type = "seconds", default = "1ms", min = "0.1ms", max = "1s",
     about = "how long one connection is served in a turn while others wait" },
@@ -305,6 +312,7 @@ return {
     { name = "io", type = "table", keys = io, about = "the worker pool of `rille.fs`" },
     { name = "control", live = false, type = "table", keys = control, switch = "enabled",
       about = "the socket that `rille status` and its like ask; `false`: none" },
+    { name = "debug", live = "process", type = "table", keys = debugging, about = "what costs time and is not for every day" },
     { name = "stall_after", live = "process", type = "seconds", default = "1s", min = 0, max = "1h",
       about = "a turn of a loop that lasts longer is logged as a stall; 0: none is" },
     { name = "dicts", live = "dicts", type = "map", keys = dict, max = 255, about = "shared memory for `rille.dict`, by name" },

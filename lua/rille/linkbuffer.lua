@@ -12,6 +12,7 @@ local ffi = require "ffi"
 
 local Slice = require "rille.slice"
 local errors = require "rille.errors"
+local leaks = require "rille.leaks"
 local misuse = require "rille.misuse"
 local pack = require "rille.pack"
 
@@ -63,6 +64,7 @@ function LinkBuffer.new(block_size)
   end
   local buffer = C.rille_linkbuffer_new(block_size, err_box)
   if buffer == nil then return nil, text[-err_box[0]] end
+  if leaks.on then leaks.made("buffer", buffer) end
   return ffi.gc(buffer, C.rille_linkbuffer_free)
 end
 
@@ -173,6 +175,7 @@ function LinkBuffer:take(n)
   if type(n) ~= "number" or not self then bad_argument(self, 1, "take", "number", n) end
   local buffer = C.rille_linkbuffer_take(self, n, err_box)
   if buffer == nil then return nil, text[-err_box[0]] end
+  if leaks.on then leaks.made("buffer", buffer) end
   return ffi.gc(buffer, C.rille_linkbuffer_free)
 end
 
@@ -188,6 +191,7 @@ end
 function LinkBuffer:close()
   if not self then bad_argument(self, 0, "close") end
   C.rille_linkbuffer_close(self)
+  if leaks.on then leaks.gone("buffer", self) end
   return true
 end
 

@@ -8,6 +8,7 @@ local boot = require "rille.boot"
 local dict = require "rille.dict"
 local dispatch = require "rille.dispatch"
 local errors = require "rille.errors"
+local leaks = require "rille.leaks"
 local log = require "rille.log"
 local names = require "rille.config.names"
 local prefork = require "rille.prefork"
@@ -83,6 +84,7 @@ end
 local function make_shared(conf)
   C.rille_processes_limit(conf.limits.processes)
   requests.make(conf.io)
+  leaks.configure(conf.debug)
   return dict.make_all(conf.dicts)
 end
 

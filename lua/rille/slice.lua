@@ -10,6 +10,7 @@ local C = require "rille.core" -- first: it says so when this is not LuaJIT
 local bit = require "bit"
 local ffi = require "ffi"
 
+local leaks = require "rille.leaks"
 local misuse = require "rille.misuse"
 
 local registry = debug.getregistry()
@@ -56,22 +57,12 @@ Slice.is = is
 
 -- ---- retained slices -------------------------------------------------------------------------------------------
 
--- When retains are traced, a record {size, traceback, is_collected} for each retained slice.
-local is_tracing = false
-local records = {}
-local record_of = setmetatable({}, { __mode = "k" })
-
-local function collect(slice)
-  C.rille_slice_collect(slice)
-end
-
-local function trace(slice)
-  local record = { size = slice.size_, traceback = debug.traceback("", 3):gsub("^\n", ""), is_collected = false }
-  records[record] = true
-  record_of[slice] = record
+-- The leak detector has a record of this slice, which tells who retained it should the collector have to free it.
+local function watch(slice, record)
   ffi.gc(slice, function(collected)
-    record.is_collected = true
-    collect(collected)
+    local is_leak = C.rille_slice_is_retained(collected) == 1
+    C.rille_slice_collect(collected)
+    if is_leak then pcall(leaks.collected, record) end -- a finalizer raises wherever the collector happens to run
   end)
 end
 
@@ -83,10 +74,10 @@ function methods:retain()
   local code = C.rille_slice_retain(self)
   if code == C.RILLE_ERR_EXPIRED then expired() end
   if code ~= 0 then return nil, to_string(C.rille_err_text(code)) end
-  if is_tracing then
-    if not record_of[self] then trace(self) end
-  else
-    ffi.gc(self, C.rille_slice_collect)
+  ffi.gc(self, C.rille_slice_collect)
+  if leaks.on then
+    local record = leaks.made("slice", self)
+    if record then watch(self, record) end
   end
   return self
 end
@@ -96,11 +87,7 @@ end
 function methods:release()
   if C.rille_slice_release(self) == 0 then
     ffi.gc(self, nil)
-    local record = record_of[self]
-    if record then
-      records[record] = nil
-      record_of[self] = nil
-    end
+    if leaks.on then leaks.gone("slice", self) end
   end
   return true
 end
@@ -113,22 +100,12 @@ end
 -- A retained slice for Lua from a `rille_slice[1]` that holds a counted reference (rille_slice_retain,
 -- rille_slice_copy), which now belongs to the result.
 function Slice.adopt(scratch)
-  return ffi.gc(new_from(scratch), C.rille_slice_collect)
-end
-
--- Record a traceback at each retain() from now on (true), or no longer (false); earlier records are dropped. For
--- debugging: slow.
-function Slice.trace_retains(on)
-  is_tracing = on and true or false
-  records = {}
-end
-
--- The traced retained slices that were not released: a list of {size = bytes, traceback = text, is_collected =
--- boolean}; is_collected: nobody can release it any more, the collector freed it.
-function Slice.leaks()
-  local list = {}
-  for record in pairs(records) do list[#list + 1] = record end
-  return list
+  local slice = ffi.gc(new_from(scratch), C.rille_slice_collect)
+  if leaks.on then
+    local record = leaks.made("slice", slice, "received from another thread")
+    if record then watch(slice, record) end
+  end
+  return slice
 end
 
 -- ---- bytes -----------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@
 -- coroutine.lua), so parking works at any depth of Lua. What a user holds of rille.spawn is a Task; a fiber is never
 -- shown, because it serves many calls.
 
+local leaks = require "rille.leaks"
 local misuse = require "rille.misuse"
 local state = require "rille.state"
 
@@ -33,7 +34,7 @@ task.timeout = signal("timeout")
 local current = nil        -- the fiber that runs
 local worker = nil         -- the fiber that goes through the inbox
 local pool, pooled = {}, 0
-local fibers = setmetatable({}, { __mode = "k" }) -- all that exist, to cancel what is left at the end
+local fibers = {}          -- all that exist: what is parked stays, whoever forgets what it waits for, to cancel what is left at the end
 local queue, first, last = {}, 1, 0 -- fibers to resume, oldest first
 local held = nil           -- fibers that begin with task.release; nil: they begin in their turn
 local over = false         -- task.cancelled once the run is at its end: nothing may park any more
@@ -65,6 +66,8 @@ local function retire(fiber)
   if pooled < POOL_MAX then
     pooled = pooled + 1
     pool[pooled] = fiber
+  else
+    fibers[fiber] = nil
   end
 end
 
@@ -83,6 +86,7 @@ local function failed(fiber, err)
     trace = traceback(fiber.co, text_of(err))
   end
   fiber.dead = true
+  fibers[fiber] = nil
   task.on_failure(fiber, err, trace)
 end
 
@@ -94,7 +98,9 @@ local function step(fiber, x, a, b)
   current = before
   if not alive then return failed(fiber, what) end
   if what == DONE then return retire(fiber) end
-  if what ~= PARK and status(fiber.co) == "suspended" then return failed(fiber, task.YIELDED) end
+  if what == PARK then return end
+  if status(fiber.co) == "suspended" then return failed(fiber, task.YIELDED) end
+  fibers[fiber] = nil -- it has come to its end
 end
 
 -- Call fn(a, b) in the worker. When it parked, the caller is no longer the worker on return; see task.is_worker.
@@ -242,10 +248,24 @@ function task.cancel_all()
   end
 end
 
+-- Whether a fiber is in the middle of something: parked, or about to begin.
+function task.is_waiting(fiber)
+  return fiber.fn and not fiber.dead and not fiber.is_dropped and status(fiber.co) == "suspended"
+end
+
+-- A list of all those, for leak_report.lua.
+function task.waiting()
+  local list = {}
+  for fiber in pairs(fibers) do
+    if task.is_waiting(fiber) then list[#list + 1] = fiber end
+  end
+  return list
+end
+
 -- The run is over: what did not come to its end never will.
 function task.reset()
   over = false
-  fibers = setmetatable({}, { __mode = "k" })
+  fibers = {}
   queue, first, last = {}, 1, 0
   pool, pooled = {}, 0
 end
@@ -431,6 +451,7 @@ function task.spawn(fn, ...)
     last = last - 1
     held[#held + 1] = self.fiber
   end
+  if leaks.on then leaks.made("task", self) end
   return self
 end
 

@@ -4,6 +4,7 @@
 
 local C = require "rille.core"
 local errors = require "rille.errors"
+local leaks = require "rille.leaks"
 local misuse = require "rille.misuse"
 local state = require "rille.state"
 local task = require "rille.task"
@@ -216,7 +217,16 @@ local function make(name, s, fn, every)
   local self = setmetatable({ fn = fn, ms = ms, every = every and ms or nil, is_cancelled = false }, Timer)
   local ok, err = begin(self)
   if not ok then misuse(err) end
+  if leaks.on then leaks.made("timer", self) end
   return self
+end
+
+-- visit(timer) for each that is to fire, for leak_report.lua.
+function timer.each(visit)
+  for place = 1, used do
+    local entry = entries[place]
+    if entry and getmetatable(entry) == Timer then visit(entry) end
+  end
 end
 
 -- Call fn in a task of its own, once, s seconds from now.

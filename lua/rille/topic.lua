@@ -9,6 +9,7 @@ local Slice = require "rille.slice"
 local conn = require "rille.conn"
 local errors = require "rille.errors"
 local gone = require("rille.conn_read").gone
+local leaks = require "rille.leaks"
 local misuse = require "rille.misuse"
 local state = require "rille.state"
 
@@ -103,12 +104,14 @@ function Topic:subscribe(x)
   if not p then return gone(x) end
   local code = C.rille_topic_subscribe(self._p, p)
   if code ~= 0 then return nil, text[-code] end
+  if leaks.on then leaks.subscribed(x.id, self.name) end
   return true
 end
 
 -- False when it was not subscribed.
 function Topic:unsubscribe(x)
   local p = check(x, "unsubscribe")
+  if leaks.on then leaks.unsubscribed(x.id, self.name) end
   return p and C.rille_topic_unsubscribe(self._p, p) == 1 or false
 end
 

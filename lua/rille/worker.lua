@@ -6,6 +6,7 @@ local ffi = require "ffi"
 local C = require "rille.core"
 local log = require "rille.log"
 local job_stream = require "rille.job_stream"
+local leaks = require "rille.leaks"
 local parcel = require "rille.parcel"
 local vm = require "rille.vm"
 
@@ -92,6 +93,7 @@ function worker.main(address, bytes)
   worker.pool = plan.pool
   package.path, package.cpath = plan.path, plan.cpath
   log.set_context(plan.label, 0)
+  leaks.begin()
   vm.seed()
   _G.print = vm.print_to_log
   return run
