@@ -70,6 +70,7 @@ rille_conn *rille_conn_new(rille_loop *loop, rille_service *service, int fd, boo
       .written_ms = loop->now_ms,
       .timeouts = &service->timeouts,
       .is_http = service->http != NULL,
+      .is_framed = service->codec != NULL,
   };
   loop->conn_count++;
   return c;
@@ -159,7 +160,8 @@ int rille_conn_done(rille_conn *c) {
   if (c->tasks > 0) c->tasks--;
   bool again = c->flags & (RILLE_CONN_CONSUMED | RILLE_CONN_ARRIVED) || rille_conn_input_held(c) > 0;
   rille_conn_release(c);
-  if (again && c->flags & RILLE_CONN_SERVED && !(c->flags & RILLE_CONN_CLOSING) && rille_conn_input_len(c) > 0) {
+  if (again && c->flags & RILLE_CONN_SERVED && !(c->flags & RILLE_CONN_CLOSING) && rille_conn_input_len(c) > 0 &&
+      (!c->is_framed || rille_conn_has_frame(c))) {
     if (!rille_conn_over_budget(c)) return 1;
     rille_state_emit_later(c->state, RILLE_EVENT_REQUEST, c->slot, 0);
     return 0;
@@ -195,6 +197,7 @@ void rille_conn_input_changed(rille_conn *c) {
   uint32_t never = RILLE_CONN_BUSY | RILLE_CONN_OPENING | RILLE_CONN_CLOSING | RILLE_CONN_FINISHED;
   if (flags & RILLE_CONN_SERVED && !(flags & never) && rille_conn_input_len(c) > 0) {
     if (c->is_http && !rille_http_arrived(c)) return;
+    if (c->is_framed && !rille_conn_has_frame(c)) return;
     c->flags |= RILLE_CONN_BUSY;
     rille_state_emit(c->state, RILLE_EVENT_REQUEST, c->slot, 0);
   }
@@ -304,6 +307,7 @@ void rille_conn_free(rille_conn *c) {
   rille_conn_drop_socket(c);
   rille_timer_stop(&c->loop->wheel, &c->timer);
   rille_http_drop(c);
+  rille_conn_drop_codec(c);
   rille_conn_give_input(c);
   rille_conn_give_output(c);
   c->flags |= RILLE_CONN_DEAD | RILLE_CONN_FINISHED;
