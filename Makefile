@@ -143,15 +143,16 @@ tsan: test-deps
 
 # ---- more of what `make test` does a little of -----------------------------------------------------------------------
 
-# More random requests beside the model of the decoders: make model [COUNT=1000000] [SEED=1] (a failure names its seed).
+# More random inputs beside the models of the decoders of HTTP and of framings: make model [COUNT=1000000] [SEED=1] (a failure names its seed).
 COUNT ?= 1000000
 model: test-deps build
 	@flock $(BUILD)/lock $(MAKE) --no-print-directory $(C_TOOLS)
-	@COUNT=$(COUNT) SEED=$(SEED) TIMEOUT=$$(($(COUNT) / 5000 + 120)) LUAJIT=$(LUAJIT) .ci/tests spec/http_decode_spec.lua
+	@COUNT=$(COUNT) SEED=$(SEED) TIMEOUT=$$(($(COUNT) / 5000 + 120)) LUAJIT=$(LUAJIT) .ci/tests \
+	  spec/http_decode_spec.lua spec/codec_model_spec.lua
 
 # Each fuzzer for a while, from its corpus: make fuzz [FUZZ_SECONDS=60]. An input that fails is put among the regressions.
 FUZZ_SECONDS ?= 60
-FUZZERS       = http_head http_chunk
+FUZZERS       = http_head http_chunk codec_length_field codec_netstring codec_resp
 fuzz:
 	@.ci/deps fuzz
 	@$(MAKE) --no-print-directory $(FUZZERS:%=build/fuzz/%)
@@ -159,10 +160,12 @@ fuzz:
 	  build/fuzz/$$f -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -dict=spec/fuzz/http.dict -print_final_stats=1 \
 	    -artifact_prefix=spec/fuzz/regress/$$f/ build/fuzz/corpus/$$f spec/fuzz/corpus/$$f spec/fuzz/regress/$$f || exit; done
 
-build/fuzz/%: spec/fuzz/%_fuzz.c core/http_head.c core/http_chunk.c core/http_target.c $(wildcard core/http_*.h spec/*/*.h)
+build/fuzz/http_%: FUZZED = core/http_head.c core/http_chunk.c core/http_target.c
+build/fuzz/codec_%: FUZZED = $(wildcard core/codec*.c core/linkbuffer*.c) core/block.c core/cache.c core/cell.c core/slice.c
+build/fuzz/%: spec/fuzz/%_fuzz.c $(wildcard core/*.[ch] spec/*/*.h)
 	@mkdir -p $(@D)
 	$(Q)clang -std=c11 -D_GNU_SOURCE -Wall -Wextra -O1 -g -fsanitize=fuzzer,address,undefined \
-	  -fno-sanitize-recover=undefined -Icore $(filter %.c,$^) -o $@
+	  -fno-sanitize-recover=undefined -Icore $< $(FUZZED) -o $@
 
 # ---- bench and lint -------------------------------------------------------------------------------------------------
 

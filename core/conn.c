@@ -71,6 +71,7 @@ rille_conn *rille_conn_new(rille_loop *loop, rille_service *service, int fd, boo
       .written_ms = loop->now_ms,
       .timeouts = &service->timeouts,
       .is_http = service->http != NULL,
+      .is_framed = service->codec != NULL,
   };
   loop->conn_count++;
   return c;
@@ -162,7 +163,8 @@ int rille_conn_done(rille_conn *c) {
   bool again = c->flags & (RILLE_CONN_CONSUMED | RILLE_CONN_ARRIVED) || rille_conn_input_held(c) > 0;
   rille_conn_release(c);
   if (rille_state_is_observed(c->state)) rille_reload_done(c, c->has_failed);
-  if (again && c->flags & RILLE_CONN_SERVED && !(c->flags & RILLE_CONN_CLOSING) && rille_conn_input_len(c) > 0) {
+  if (again && c->flags & RILLE_CONN_SERVED && !(c->flags & RILLE_CONN_CLOSING) && rille_conn_input_len(c) > 0 &&
+      (!c->is_framed || rille_conn_has_frame(c))) {
     if (c->state->change.after && rille_conn_may_go(c)) {
       rille_conn_go(c);
       return 0;
@@ -202,6 +204,7 @@ void rille_conn_input_changed(rille_conn *c) {
   uint32_t never = RILLE_CONN_BUSY | RILLE_CONN_OPENING | RILLE_CONN_CLOSING | RILLE_CONN_FINISHED;
   if (flags & RILLE_CONN_SERVED && !(flags & never) && rille_conn_input_len(c) > 0) {
     if (c->is_http && !rille_http_arrived(c)) return;
+    if (c->is_framed && !rille_conn_has_frame(c)) return;
     c->flags |= RILLE_CONN_BUSY;
     if (c->state->change.after && rille_conn_may_go(c)) {
       rille_conn_go(c);
@@ -315,6 +318,7 @@ void rille_conn_free(rille_conn *c) {
   rille_conn_drop_socket(c);
   rille_timer_stop(&c->loop->wheel, &c->timer);
   rille_http_drop(c);
+  rille_conn_drop_codec(c);
   rille_conn_give_input(c);
   rille_conn_give_output(c);
   c->flags |= RILLE_CONN_DEAD | RILLE_CONN_FINISHED;

@@ -15,6 +15,7 @@
 
 #include <stdbool.h>
 
+struct rille_decoder;
 struct rille_http;
 struct rille_http_settings;
 struct rille_shaper;
@@ -79,15 +80,17 @@ struct rille_conn {
   bool is_bound;     /* to the generation that serves it; see conn_hand.c */
   bool is_told;      /* that its patience with it is over */
   bool has_failed;   /* the handler of the message under way raised; while the generation is observed */
+  bool is_framed;    /* on_request gets whole frames of a codec */
   bool wants_linger; /* the peer may still be sending what nobody reads: close() must not lose the answer to a reset */
   uint16_t tasks;    /* handlers that run */
   uint16_t ops;      /* reads and messages in `turn`, see rille_conn_over_budget */
   uint32_t turn;
   uint32_t read_size;
   uint32_t high_water;
-  struct rille_http *http; /* owned; the exchange under way */
-  uint32_t requests;       /* HTTP: heads so far */
-  uint32_t shared_turn;    /* of the last message of a topic that went straight to the socket */
+  struct rille_http *http;       /* owned; the exchange under way */
+  struct rille_decoder *decoder; /* owned; comes with the first byte where the codec is the service's */
+  uint32_t requests;             /* HTTP: heads so far */
+  uint32_t shared_turn;          /* of the last message of a topic that went straight to the socket */
   rille_linkbuffer *in;
   rille_linkbuffer *out;
   size_t want;                              /* readable bytes the parked reader waits for */
@@ -117,6 +120,7 @@ struct rille_service {
   uint32_t high_water, low_water;         /* as a connection's */
   double read_rate, write_rate;           /* bytes a second of a connection, 0: no limit */
   const struct rille_http_settings *http; /* owned; NULL: connections do not speak HTTP */
+  struct rille_codec *codec;              /* a reference; NULL: input is not cut into frames */
   bool nodelay;
   bool stays;           /* of a listener that accepts during a stop */
   uint32_t keepalive_s; /* 0: off */
@@ -170,6 +174,10 @@ int rille_conn_release_input(rille_conn *c);
 bool rille_conn_yield(rille_conn *c, size_t want); /* a reader that had its share parks until the next turn */
 int rille_conn_written(rille_conn *c,
                        int err); /* what a writer returns: err, or RILLE_PARK above the high-water mark */
+/* conn_frame.c: of one that is framed: a frame is there, or cannot be, so on_request is to be called */
+bool rille_conn_has_frame(rille_conn *c);
+bool rille_conn_is_inside(const rille_conn *c); /* some frames of those in an outer one were taken, others not */
+void rille_conn_drop_codec(rille_conn *c);
 size_t rille_conn_input_limit(const rille_conn *c);
 /* Bytes of a block that many connections are sent: 0, they are with the kernel or linked into the output, or an error. */
 int rille_conn_share(rille_conn *c, rille_block *block, const uint8_t *base, uint32_t size);

@@ -4,6 +4,7 @@
  * For a ready connection the order is write, read, end, so that bytes which came before a FIN or RST are handed on
  * before the end is. One read a turn: level-triggered epoll reports again what is left, after the others had theirs.
  */
+#include "codec.h"
 #include "http.h"
 #include "log.h"
 #include "loop.h"
@@ -48,6 +49,7 @@ size_t rille_conn_output_len(const rille_conn *c) { return c->out ? rille_linkbu
 void rille_conn_give_input(rille_conn *c) {
   if (c->in) rille_loop_buffer_give(c->loop, c->in);
   c->in = NULL;
+  if (c->decoder) rille_decoder_reset(c->decoder);
 }
 
 void rille_conn_give_output(rille_conn *c) {

@@ -53,7 +53,8 @@ static int check(const rille_conn *c, int tasks) {
   if (c->fd < 0 || c->error || c->flags & OVER) return RILLE_ERR_CLOSED;
   if (c->loop->is_stopping) return RILLE_ERR_SHUTDOWN;
   if (!group_of(c)) return RILLE_ERR_NOT_SUPPORTED;
-  if (c->is_http || c->tasks != tasks || c->flags & (RILLE_CONN_READER | RILLE_CONN_WRITER)) return RILLE_ERR_BUSY;
+  if (c->is_http || rille_conn_is_inside(c) || c->tasks != tasks || c->flags & (RILLE_CONN_READER | RILLE_CONN_WRITER))
+    return RILLE_ERR_BUSY;
   /* in on_prepare: on_connect is still to run */
   bool is_prepared = c->flags & RILLE_CONN_REGISTERED || !(c->service->hooks & RILLE_HOOK_PREPARE);
   if (c->flags & RILLE_CONN_OPENING && (tasks == 0 || !is_prepared)) return RILLE_ERR_BUSY;

@@ -29,6 +29,13 @@ int rille_linkbuffer_areas(rille_linkbuffer *b, struct iovec *areas, int max);
  * an output buffer). */
 void rille_linkbuffer_drop(rille_linkbuffer *b, size_t n);
 
+/* Reader side: the readable bytes from the `at`-th on that stand in one piece, not consumed: how many, 0: there are none. */
+size_t rille_linkbuffer_piece(rille_linkbuffer *b, size_t at, const uint8_t **from);
+/* Reader side: copy the n readable bytes behind the next `skip`; not consumed. */
+void rille_linkbuffer_copy(rille_linkbuffer *b, size_t skip, uint8_t *to, size_t n);
+/* Reader side: bytes consumed since the buffer was made, or made as new. */
+uint64_t rille_linkbuffer_position(const rille_linkbuffer *b);
+
 /* rille_linkbuffer_len as C counts: bytes that may be read. */
 size_t rille_linkbuffer_readable(const rille_linkbuffer *b);
 /* Both sides: bytes that may be read or wait for a flush. */

@@ -339,6 +339,23 @@ int rille_linkbuffer_areas(rille_linkbuffer *b, struct iovec *areas, int max) {
   return count;
 }
 
+size_t rille_linkbuffer_piece(rille_linkbuffer *b, size_t at, const uint8_t **from) {
+  uint64_t length = buffer_len(b);
+  if (at >= length) return 0;
+  length -= at;
+  rille_node *node = rille_linkbuffer_front(b);
+  size_t ready = node_ready(node);
+  while (at >= ready) {
+    at -= ready;
+    node = node->next;
+    ready = node_ready(node);
+  }
+  *from = node->read + at;
+  return ready - at < length ? ready - at : (size_t)length;
+}
+
+uint64_t rille_linkbuffer_position(const rille_linkbuffer *b) { return buffer_consumed(b); }
+
 void rille_linkbuffer_drop(rille_linkbuffer *b, size_t n) {
   assert(n <= buffer_len(b));
   rille_linkbuffer_consume(b, n);

@@ -161,8 +161,6 @@ void rille_chain_free(rille_chain *chain);
 rille_node *rille_linkbuffer_front(rille_linkbuffer *b);
 /* the next n readable bytes as nodes of their own over the same blocks; not consumed */
 int rille_linkbuffer_share(rille_linkbuffer *b, size_t n, rille_chain *chain);
-/* copy the n readable bytes behind the next `skip`; not consumed */
-void rille_linkbuffer_copy(rille_linkbuffer *b, size_t skip, uint8_t *to, size_t n);
 void rille_linkbuffer_consume(rille_linkbuffer *b, size_t n);
 /* expire all slices and free the gathered copies */
 void rille_linkbuffer_expire(rille_linkbuffer *b);

@@ -480,9 +480,11 @@ int rille_log_take(char *to, double max);
 void rille_log_count(rille_log_counts *out);
 
 #include "rille_accept.h"
+#include "rille_codec.h"
 #include "rille_conn.h"
 #include "rille_control.h"
 #include "rille_dict.h"
+#include "rille_encoding.h"
 #include "rille_file_watch.h"
 #include "rille_fs.h"
 #include "rille_http.h"

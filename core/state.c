@@ -191,6 +191,7 @@ bool rille_state_is_worn_out(rille_state *state) {
 
 static void free_service(rille_service *service) {
   free((void *)(uintptr_t)service->http);
+  if (service->codec) rille_codec_release(service->codec);
   free(service);
 }
 

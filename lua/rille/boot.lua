@@ -5,6 +5,7 @@ local ffi = require "ffi"
 
 local C = require "rille.core"
 local balance = require "rille.balance"
+local codecs = require "rille.codec"
 local concurrency = require "rille.concurrency"
 local conn = require "rille.conn"
 local coroutines = require "rille.coroutine"
@@ -248,11 +249,9 @@ function boot.main(loop_address, state_address, bytes)
     codec, plan.server.codec = nil, nil
   end
   if codec then
-    local ok, module = pcall(require, codec)
-    if not ok or type(module) ~= "table" or type(module.decode) ~= "function" then
-      return nil, ("codec %s: it has to be a module that returns a table with a function 'decode'"):format(codec)
-    end
-    plan.server.codec = module
+    local resolved, why = codecs.resolve(codec)
+    if not resolved then return nil, why end
+    plan.server.codec = resolved
   end
   if plan.is_staged then
     stage(plan, hooks)

@@ -28,12 +28,18 @@ local idle, idle_count = {}, 0
 local function retain(slice) slice:retain() end
 local function release(slice) slice:release() end
 
+-- Whether slices are to be looked for in a table of a frame: in values of codec/resp_value.lua.
+local function is_nested(value)
+  local meta = type(value) == "table" and getmetatable(value)
+  return meta and meta.__nested
+end
+
 -- fn(slice) for a frame that is a slice, or for each one in a frame that is a table.
 local function each_slice(frame, fn)
   if Slice.is(frame) then return fn(frame) end
   if type(frame) ~= "table" then return end
   for _, value in pairs(frame) do
-    if Slice.is(value) then fn(value) end
+    if Slice.is(value) then fn(value) elseif is_nested(value) then each_slice(value, fn) end
   end
 end
 
@@ -81,6 +87,10 @@ local function advance(lane)
     if w.is_waiting then task.wake(w.fiber) end
     w.is_waiting = false
     if not w.is_done then return end
+    if w.is_last then -- what came behind it is no frame
+      w.wants_close = true
+      end_by(lane, w)
+    end
     queue[lane.first] = nil
     lane.first = lane.first + 1
     lane.running = lane.running - 1
@@ -147,7 +157,7 @@ local function start(lane, fn, frame)
   local self = lane.conn
   w.conn, w.lane, w.frame, w.fn = self, lane, frame, fn
   w.id, w._on_request = self.id, fn -- for the log, if it raises
-  w.held, w.is_done, w.has_failed, w.wants_close, w.is_waiting = 0, false, false, false, false
+  w.held, w.is_done, w.has_failed, w.wants_close, w.is_waiting, w.is_last = 0, false, false, false, false, false
   lane.running = lane.running + 1
   lane.last = lane.last + 1
   w.is_head = not lane.is_ordered or lane.first == lane.last
@@ -198,9 +208,9 @@ function conn.concurrent(fn, decode, limit, is_ordered)
     local frame, err = decode(self)
     if frame == nil then
       if not err then return end
-      conn.log_bad_frame(self, err)
+      conn.refuse_frame(self, err)
       if lane.running == 0 or not is_ordered then return self:close() end
-      lane.is_ending, lane.queue[lane.last].wants_close = true, true -- after what came before it
+      lane.is_ending, lane.queue[lane.last].is_last = true, true -- after what came before it
       return
     end
     each_slice(frame, retain)
@@ -290,6 +300,19 @@ for _, name in ipairs {
     if not out then return nil, err end
     return noted(w, method(out, ...))
   end
+end
+
+function Ordered:write_frame(x, codec)
+  codec = codec or self._codec
+  local w = waiting_frame(self)
+  if w and self._p and C.rille_conn_is_above(self._p, w.lane.held) == 1 then
+    wait_for_turn(w)
+    w = nil
+  end
+  if not w or not codec or not codec.put then return Conn.write_frame(self, x, codec) end
+  local out, err = buffer_of(self, w)
+  if not out then return nil, err end
+  return noted(w, codec:put(out, x))
 end
 
 -- These are about all output so far, so it has to be there.

@@ -95,7 +95,16 @@ local function check_offload(server)
   end
   if server.concurrency > 1 then return { "offload" }, "excludes concurrency: what runs on workers keeps its order" end
   if type(server.script) ~= "string" then return { "offload" }, "needs a script that is a path or a module name" end
-  if type(server.codec) == "table" then return { "offload" }, "excludes a codec that is loaded already; decode in on_request" end
+  if type(server.codec) == "table" and server.codec.decode then
+    return { "offload" }, "excludes a codec that is loaded already; decode in on_request"
+  end
+end
+
+-- Bytes that a frame of this codec may take; 0: nobody has said.
+local function largest_frame(codec)
+  local codecs = require "rille.codec"
+  if codecs.is_spec(codec) then codec = codecs.of(codec) end
+  return codecs.is_framing(codec) and codec:largest() or 0
 end
 
 -- Of the top level or of a server.
@@ -122,6 +131,11 @@ local function check_server(server, loops, processes)
     return { "concurrency" }, ("got %d; it needs a codec, which makes frames"):format(server.concurrency)
   end
   if not server.codec then return end
+  local largest = largest_frame(server.codec)
+  if largest > limits.max_input then
+    return { "codec" }, ("a frame may have %d bytes, more than limits.max_input, %d; raise that, or lower the codec's max"):format(
+      largest, limits.max_input)
+  end
   if server.protocol == "http" then return { "codec" }, 'excludes protocol = "http"; keep one of them' end
   for _, url in ipairs(server.listen or {}) do
     if scheme.split(url) == "http" then return { "codec" }, ("excludes %s, which speaks HTTP; keep one of them"):format(url) end

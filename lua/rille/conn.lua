@@ -6,6 +6,7 @@
 local C = require "rille.core"
 local ffi = require "ffi"
 
+local codecs = require "rille.codec"
 local conn_move = require "rille.conn_move"
 local conn_option = require "rille.conn_option"
 local conn_read = require "rille.conn_read"
@@ -80,7 +81,7 @@ local function wrap(p, service)
   local self = setmetatable({
     _p = p, _slot = slot, id = C.rille_conn_id(p),
     _serve = service.serve, _on_request = service.on_request or false,
-    _serial = 0, _upgraded = false, -- of requests over HTTP, see http/serve.lua
+    _codec = service.codec or false, _serial = 0, _upgraded = false, -- of requests over HTTP, see http/serve.lua
   }, service.metatable or metatable)
   objects[slot] = self
   if C.rille_conn_know(p) == 1 then M.unpack(self, p) end
@@ -200,14 +201,27 @@ function Conn:on_request(fn, codec, options)
     fn, is_ordered = M.framed(fn, codec, options or {})
     if is_ordered then setmetatable(self, M.ordered) end
   end
-  self._on_request = fn
+  local code = C.rille_conn_set_codec(p, codec and codecs.is_framing(codec) and codec._p or nil)
+  if code == C.RILLE_ERR_TOO_LARGE then
+    misuse("on_request: a frame may have %d bytes, more than limits.max_input; lower the codec's max", codec:largest())
+  elseif code ~= 0 then
+    return nil, text[-code]
+  end
+  self._on_request, self._codec = fn, codec or false
   rawset(self, "_key", not codec and key or false) -- a function has no name in another state
   pin(self)
   C.rille_conn_serve(p, 1)
   return true
 end
 
--- A handler of whole frames from a codec written in Lua: decode(conn) returns a frame, nil when it needs more bytes (it must
+-- A bad frame ends the connection; on_close gets the error if it is one of the closed list.
+local function refuse(self, err)
+  M.log_bad_frame(self, err)
+  if self._p and errors.code[err] then C.rille_conn_fault(self._p, errors.code[err]) end
+end
+M.refuse_frame = refuse
+
+-- A handler of whole frames from a codec: decode(conn) returns a frame, nil when it needs more bytes (it must
 -- not have consumed any then), or nil and an error, which closes the connection. With options.concurrency above 1 frames are handled
 -- by so many tasks; a second result is true when what these write has to be put in order: the connection needs M.ordered.
 function M.framed(fn, codec, options)
@@ -225,7 +239,7 @@ function M.framed(fn, codec, options)
     local frame, err = decode(conn)
     if frame ~= nil then return fn(conn, frame) end
     if err then
-      M.log_bad_frame(conn, err)
+      refuse(conn, err)
       conn:close()
     end
   end

@@ -186,4 +186,22 @@ for _, name in ipairs {
   end
 end
 
+-- x as a frame of a codec, that of the connection's input if none is named.
+function Conn:write_frame(x, codec)
+  codec = codec or self._codec
+  if type(codec) ~= "table" or type(codec.encode) ~= "function" then
+    misuse("write_frame: the connection has no codec with a function 'encode', and none is given")
+  end
+  if not codec.put then return codec.encode(self, x) end -- one written in Lua
+  local out, err = output(self)
+  if not out then return nil, err end
+  return codec:put(out, x)
+end
+
+function Conn:send_frame(x, codec)
+  local ok, err = self:write_frame(x, codec)
+  if not ok then return nil, err end
+  return self:flush()
+end
+
 return M

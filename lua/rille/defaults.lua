@@ -15,7 +15,7 @@
 --   lines        a string or a list of strings
 --   addresses    a URL or a list of URLs
 --   script       a path or a module name; rille.run also takes a function or a table of hooks
---   codec        a module name; rille.run and rille.listen also take the module's table
+--   codec        a framing or a module name, see codec/init.lua; rille.run and rille.listen also take the module's table
 --   options      a table of plain data
 --   networks     a network such as "10.0.0.0/8", or a list of such
 --   pin          true, or a list of processor numbers
@@ -174,7 +174,8 @@ local server = {
   { name = "options", live = "generation", type = "options", default = {},
     about = "any plain table; the script gets it as `...`" },
   { name = "codec", live = "generation", type = "codec",
-    about = "a module with `decode(conn)`: on_request then gets whole frames" },
+    about = "on_request gets whole frames: a [framing](codec.md), `\"line\"` or `{ \"line\", max = \"4k\" }`, or a module with "
+      .. "`decode(conn)`" },
   { name = "concurrency", live = "generation", type = "count", default = 1, min = 1, max = 1024,
     about = "frames of one connection that are handled at a time; above 1 it needs a codec" },
   { name = "ordered", live = "generation", type = "boolean", default = true,

@@ -2,6 +2,7 @@
 -- many messages as there are.
 
 local C = require "rille.core"
+local codec_of = require("rille.codec").resolve
 local log = require "rille.log"
 local job_stream = require "rille.job_stream"
 local script = require "rille.script"
@@ -42,7 +43,7 @@ end
 
 -- ---- scripts ---------------------------------------------------------------------------------------------------
 
-local handlers = {} -- by path
+local handlers, codecs = {}, {} -- by path
 
 local function framed(on_request, codec)
   return function(conn)
@@ -61,7 +62,10 @@ local function handler_of(plan)
   local hooks, message = script.load(plan.path, plan.options)
   if not hooks then error(message, 0) end
   handler = hooks.on_request
-  if plan.codec then handler = framed(handler, require(plan.codec)) end
+  if plan.codec then
+    codecs[plan.path] = assert(codec_of(plan.codec))
+    handler = framed(handler, codecs[plan.path])
+  end
   handlers[plan.path] = handler
   return handler
 end
@@ -77,6 +81,7 @@ function job_conn.serve(input, _, plan, id, peer, ctx)
   local conn = setmetatable({ _s = s, id = id, _peer = peer, ctx = ctx }, Conn)
   job_stream.add(conn)
   local on_request = handler_of(plan)
+  conn._codec = codecs[plan.path]
   local seen
   repeat
     local at = C.rille_stream_consumed(s)

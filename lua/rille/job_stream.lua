@@ -146,6 +146,24 @@ for _, name in ipairs {
   end
 end
 
+-- x as a frame of a codec, that of a connection if none is named.
+function Writer:write_frame(x, codec)
+  codec = codec or self._codec
+  if type(codec) ~= "table" or type(codec.encode) ~= "function" then
+    misuse("write_frame: there is no codec with a function 'encode'")
+  end
+  if not codec.put then return codec.encode(self, x) end -- one written in Lua
+  local buffer, err = output(self)
+  if not buffer then return nil, err end
+  return written(self, buffer, codec:put(buffer, x))
+end
+
+function Writer:send_frame(x, codec)
+  local ok, err = self:write_frame(x, codec)
+  if not ok then return nil, err end
+  return self:flush()
+end
+
 -- Hand what was written to the loop, and wait until that has no more than the limit.
 function Writer:flush()
   if not self._s then return nil, "closed" end

@@ -85,9 +85,12 @@ function M.service(hooks, settings, protocol)
     local is_ordered
     on_request, is_ordered = conn.framed(on_request, settings.codec, settings)
     metatable = is_ordered and conn.ordered
+    if settings.codec._p and C.rille_service_set_codec(service, settings.codec._p) ~= 0 then
+      error("a frame may be larger than limits.max_input", 2)
+    end
   end
   state.services[id] = {
-    on_request = on_request, on_prepare = hooks.on_prepare, on_connect = hooks.on_connect, on_idle = hooks.on_idle,
+    codec = settings.codec, on_request = on_request, on_prepare = hooks.on_prepare, on_connect = hooks.on_connect, on_idle = hooks.on_idle,
     on_disconnect = hooks.on_disconnect, on_close = hooks.on_close, on_tunnel = hooks.on_tunnel,
     on_balance = hooks.on_balance, on_move = hooks.on_move, metatable = metatable,
     on_datagram = protocol == "datagram" and on_request or nil,

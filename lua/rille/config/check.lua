@@ -262,6 +262,13 @@ end
 
 -- In a library the module belongs to the program that is running; in a server each script's state loads its own.
 function types.codec(value, path, _, context)
+  local codecs = require "rille.codec"
+  if codecs.is_spec(value) then
+    local made, keys, problem = codecs.of(value)
+    if made then return context.is_library and made or value end
+    for _, key in ipairs(keys) do path = below(path, key) end
+    fail(path, "%s", problem)
+  end
   local codec = value
   if context.is_library and type(value) == "string" then
     local ok, module = pcall(require, value)
@@ -272,7 +279,7 @@ function types.codec(value, path, _, context)
   end
   if context.is_library and type(codec) == "table" and type(codec.decode) == "function" then return codec end
   refuse(path, value, context.is_library and "a table with a function decode, or a module that returns one"
-    or "the name of a module")
+    or 'a framing such as "line" or { "line", max = "4k" }, or the name of a module')
 end
 
 local PLAIN = { string = true, number = true, boolean = true }
