@@ -2,6 +2,7 @@
 local json = require "bench.json"
 local load = require "bench.load"
 local stats = require "bench.stats"
+local syscalls = require "bench.syscalls"
 
 local compare = {}
 
@@ -76,6 +77,22 @@ function compare.run(settings, job, baseline, twin, tested)
     ratio = ratios(base, rille),
     noise = ratios(noise_a, noise_b),
   }
+end
+
+-- The same for messages of several sizes, as a list of records. Stops the three.
+function compare.run_sizes(settings, what, sizes, arguments, baseline, twin, tested, progress)
+  local results = {}
+  for i, size in ipairs(sizes) do
+    progress("%s %d B: %d pairs of %g s, twice", what, size, settings.pairs, settings.seconds)
+    local job = { program = "client", arguments = { "--size", size, unpack(arguments) } }
+    results[i] = compare.run(settings, job, baseline, twin, tested)
+    results[i].size = size
+    results[i].syscalls = syscalls.compare(settings, job, baseline, tested)
+  end
+  tested:stop()
+  twin:stop()
+  baseline:stop()
+  return results
 end
 
 return compare

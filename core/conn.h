@@ -178,6 +178,8 @@ int rille_conn_written(rille_conn *c,
 bool rille_conn_has_frame(rille_conn *c);
 bool rille_conn_is_inside(const rille_conn *c); /* some frames of those in an outer one were taken, others not */
 void rille_conn_drop_codec(rille_conn *c);
+/* its service is another one: input is cut as that says */
+void rille_conn_recut(rille_conn *c);
 size_t rille_conn_input_limit(const rille_conn *c);
 /* Bytes of a block that many connections are sent: 0, they are with the kernel or linked into the output, or an error. */
 int rille_conn_share(rille_conn *c, rille_block *block, const uint8_t *base, uint32_t size);

@@ -23,6 +23,11 @@ void rille_conn_drop_codec(rille_conn *c) {
   c->is_framed = false;
 }
 
+void rille_conn_recut(rille_conn *c) {
+  drop(c);
+  c->is_framed = c->service->codec != NULL;
+}
+
 int rille_conn_set_codec(rille_conn *c, rille_codec *codec) {
   rille_decoder *decoder = NULL;
   if (codec) {

@@ -38,6 +38,7 @@ bool rille_conn_may_go(const rille_conn *c) {
   const rille_state *to = c->state->change.after;
   if (!to || !to->lua || c->is_bound || c->tasks > 0) return false;
   if (!(c->flags & RILLE_CONN_SERVED) || c->flags & RUNS || c->fd < 0 || c->error) return false;
+  if (rille_conn_is_inside(c)) return false; /* in the middle of a frame of frames */
   const rille_service *service = counterpart(c, to);
   return service && fits(c, service);
 }
@@ -71,8 +72,10 @@ static void serve_by(rille_conn *c, rille_service *service) {
   if (c->timeouts == &old->timeouts) c->timeouts = &service->timeouts;
   if (c->high_water == old->high_water) c->high_water = service->high_water;
   if (c->low_water == old->low_water) c->low_water = service->low_water;
+  bool is_cut = c->is_framed && old->codec; /* by the service's codec, not by one of its own: those are bound */
   c->state = service->state;
   c->service = service;
+  if (is_cut || service->codec) rille_conn_recut(c);
   bool has_key = c->luggage && c->luggage->key[0];
   if (!(service->hooks & RILLE_HOOK_REQUEST) && !has_key) c->flags &= ~(uint32_t)RILLE_CONN_SERVED;
   c->flags &= ~(uint32_t)RILLE_CONN_KNOWN;

@@ -116,6 +116,7 @@ static int send_to(rille_conn *c, rille_loop *loop, struct rille_move *move) {
   rille_group_came(group, loop);
   int err = rille_mailbox_send(&loop->mailbox, &m);
   if (!err) {
+    c->loop->moved_out++;
     leave_husk(c);
     return RILLE_OK;
   }
@@ -166,6 +167,7 @@ static rille_conn *unpack(rille_loop *loop, const struct rille_move *move) {
   c->peer = move->peer;
   c->listener = move->to;
   c->listener->connections++;
+  loop->moved_in++;
   c->in = move->in;
   c->out = move->out;
   if (move->timeouts) c->timeouts = move->timeouts;

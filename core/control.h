@@ -79,6 +79,10 @@ typedef struct rille_usage {
 } rille_usage;
 
 void rille_usage_read(rille_usage *out);
+/* a double of a struct, for tables of them */
+static inline double rille_number_at(const void *of, size_t offset) {
+  return *(const double *)(const void *)((const char *)of + offset);
+}
 /* under the mutex of the loops, as views point at them; health: enum rille_health */
 void rille_status_write(rille_text *t, const rille_loop_view *views, uint32_t count, int health);
 void rille_exposition_write(rille_text *t, const rille_loop_view *views, uint32_t count, int health);

@@ -1,6 +1,7 @@
 /*
  * datagram: receiving. Blocks stand ready, the kernel fills many with one call, and each that came becomes a handler's. A datagram larger
- * than its block is put together with what went into the overflow, and the next blocks are larger. See udp.h.
+ * than its block is put together with what went into the overflow, and the next blocks are larger. With UDP_GRO the kernel may put a run of
+ * datagrams of one peer and one size into one block: each becomes a handler's of its own, over the same block. See udp.h.
  */
 #include "udp.h"
 
@@ -10,6 +11,7 @@
 #include "loop.h"
 
 #include <errno.h>
+#include <netinet/udp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -105,7 +107,9 @@ static uint32_t get_ready(rille_udp_side *side, uint32_t most) {
   return most;
 }
 
-static void read_control(rille_udp *u, struct msghdr *head, rille_udp_end *from) {
+/* Returns the bytes of each datagram but the last, of a run; 0: it is one alone. */
+static uint32_t read_control(rille_udp *u, struct msghdr *head, rille_udp_end *from) {
+  int each = 0;
   from->local_size = 0;
   from->interface = 0;
   for (struct cmsghdr *c = CMSG_FIRSTHDR(head); c; c = CMSG_NXTHDR(head, c)) {
@@ -127,8 +131,16 @@ static void read_control(rille_udp *u, struct msghdr *head, rille_udp_end *from)
       uint32_t count;
       memcpy(&count, CMSG_DATA(c), sizeof count);
       u->stats.overflow = count;
+    } else if (c->cmsg_level == IPPROTO_UDP && c->cmsg_type == UDP_GRO) {
+      memcpy(&each, CMSG_DATA(c), sizeof each);
     }
   }
+  return each > 0 ? (uint32_t)each : 0;
+}
+
+static void count_dropped(rille_udp *u, uint32_t count) {
+  u->stats.dropped += count;
+  u->loop->datagrams_dropped += count;
 }
 
 static void say_too_large(rille_udp *u, uint32_t size) {
@@ -162,27 +174,10 @@ static void adapt(rille_udp_side *side, uint32_t size) {
   side->small = 0;
 }
 
-/* The datagram in place i of the batch; it stays ready there when it is dropped. */
-static void take(rille_udp *u, uint32_t i) {
-  rille_udp_side *side = u->loop->udp;
-  rille_dgram *d = side->ready[i];
-  struct msghdr *head = &side->heads[i].msg_hdr;
-  uint32_t size = side->heads[i].msg_len;
-  if (head->msg_flags & MSG_TRUNC || size > u->options.max_datagram) {
-    say_too_large(u, size);
-    return;
-  }
-  if (size > d->block->size && !gather(side, d, i, size)) {
-    u->stats.dropped++;
-    u->loop->datagrams_dropped++;
-    return;
-  }
-  adapt(side, size);
-  side->ready[i] = NULL;
-  d->from.name_size = head->msg_namelen;
-  read_control(u, head, &d->from);
+/* d has its block, and where it came from. */
+static void hand_over(rille_udp *u, rille_dgram *d, uint32_t offset, uint32_t size) {
   rille_slice *slice = &d->face.slice_;
-  slice->base_ = d->block->data;
+  slice->base_ = d->block->data + offset;
   slice->block_ = size > 0 ? d->block : NULL;
   slice->size_ = size;
   slice->epoch_ = rille_cell_epoch(slice->cell_);
@@ -194,10 +189,57 @@ static void take(rille_udp *u, uint32_t i) {
   if (!rille_udp_hand_on(u, d)) rille_udp_deliver(u, d);
 }
 
+/* A run of datagrams of one peer. */
+static void split(rille_udp *u, rille_block *block, const rille_udp_end *from, uint32_t size, uint32_t each) {
+  for (uint32_t at = 0; at < size; at += each) {
+    uint32_t one = size - at < each ? size - at : each;
+    rille_dgram *d = one <= u->options.max_datagram ? take_dgram(u->loop->udp) : NULL;
+    if (d) {
+      rille_block_retain(block);
+      d->block = block;
+      d->from = *from;
+      hand_over(u, d, at, one);
+    } else if (one > u->options.max_datagram) {
+      say_too_large(u, one);
+    } else {
+      count_dropped(u, 1);
+    }
+  }
+}
+
+/* What is in place i of the batch; it stays ready there when it is dropped. Returns how many datagrams that was. */
+static uint32_t take(rille_udp *u, uint32_t i) {
+  rille_udp_side *side = u->loop->udp;
+  rille_dgram *d = side->ready[i];
+  struct msghdr *head = &side->heads[i].msg_hdr;
+  uint32_t size = side->heads[i].msg_len;
+  uint32_t each = read_control(u, head, &d->from);
+  uint32_t count = each > 0 && each < size ? (size + each - 1) / each : 1;
+  if (head->msg_flags & MSG_TRUNC || (count == 1 && size > u->options.max_datagram)) {
+    say_too_large(u, size);
+    return count;
+  }
+  if (size > d->block->size && !gather(side, d, i, size)) {
+    count_dropped(u, count);
+    return count;
+  }
+  adapt(side, size);
+  side->ready[i] = NULL;
+  d->from.name_size = head->msg_namelen;
+  if (count == 1) {
+    hand_over(u, d, 0, size);
+    return 1;
+  }
+  split(u, d->block, &d->from, size, each);
+  give_dgram(side, d); /* with its own reference to the block */
+  return count;
+}
+
 int rille_udp_pull(rille_udp *u, uint32_t most) {
   rille_udp_side *side = u->loop->udp;
   enum { ERRORS_MAX = 8 };
-  uint32_t count = get_ready(side, most);
+  /* as many of them as before may be in each */
+  uint32_t count = get_ready(side, most > u->run ? most / u->run : most > 0);
   if (count == 0) return most == 0 ? 0 : RILLE_ERR_NO_MEMORY;
   int got = -1;
   for (int i = 0; i < ERRORS_MAX && got < 0; i++) {
@@ -211,7 +253,11 @@ int rille_udp_pull(rille_udp *u, uint32_t most) {
       return u->error;
     }
   }
-  for (int i = 0; i < got; i++) take(u, (uint32_t)i);
+  u->run = 1;
+  for (int i = 0; i < got; i++) {
+    uint32_t run = take(u, (uint32_t)i);
+    if (run > u->run) u->run = run;
+  }
   return got;
 }
 

@@ -7,6 +7,7 @@
 #include "log.h"
 #include "metric.h"
 #include "pool.h"
+#include "process.h"
 
 typedef struct column {
   const char *name, *type, *help;
@@ -28,8 +29,6 @@ static void labelled(rille_text *t, const char *name, const char *label, const c
   rille_text_printf(t, "\"} %.17g\n", number);
 }
 
-static double number_at(const void *of, size_t offset) { return *(const double *)((const char *)of + offset); }
-
 /* ---- loops ----------------------------------------------------------------------------------------------------- */
 
 #define LOOP(name, type, field, help)                                                                                  \
@@ -38,6 +37,8 @@ static double number_at(const void *of, size_t offset) { return *(const double *
 static const column loop_columns[] = {
     LOOP("connections", "gauge", connections, "Open connections."),
     LOOP("accepted_total", "counter", accepted, "Connections taken so far."),
+    LOOP("moved_in_total", "counter", moved_in, "Connections that came from other loops."),
+    LOOP("moved_out_total", "counter", moved_out, "Connections that went to other loops."),
     LOOP("messages_total", "counter", messages, "Calls of on_request."),
     LOOP("received_bytes_total", "counter", bytes_in, "Bytes read from connections."),
     LOOP("sent_bytes_total", "counter", bytes_out, "Bytes the kernel took for connections."),
@@ -69,7 +70,7 @@ static void write_loops(rille_text *t, const rille_loop_view *views, uint32_t co
     head(t, one->name, one->type, one->help);
     for (uint32_t i = 0; i < count; i++) {
       rille_text_printf(t, "%s{loop=\"%u\"} %.17g\n", one->name, views[i].loop->id,
-                        number_at(&views[i].snapshot->stats, one->offset));
+                        rille_number_at(&views[i].snapshot->stats, one->offset));
     }
   }
   head(t, "rille_loop_stalled", "gauge", "1: the loop is in a turn that does not end.");
@@ -107,7 +108,7 @@ static void write_listener(rille_text *t, size_t which, uint32_t loop_id, const 
   rille_text_printf(t, "\",address=\"");
   rille_metric_escape(t, l->address, true);
   if (listener_columns[which].reason) rille_text_printf(t, "\",reason=\"%s", listener_columns[which].reason);
-  rille_text_printf(t, "\"} %.17g\n", number_at(l, listener_columns[which].offset));
+  rille_text_printf(t, "\"} %.17g\n", rille_number_at(l, listener_columns[which].offset));
 }
 
 /* One line for each loop and address; a number of theirs goes with the address, so a port that two sockets have counts twice. */
@@ -146,7 +147,7 @@ static const column pool_columns[] = {
 
 static void write_pool(void *to, const char *name, const rille_pool_stats *s) {
   const line_of *l = to;
-  labelled(l->t, l->column->name, "pool", name, number_at(s, l->column->offset));
+  labelled(l->t, l->column->name, "pool", name, rille_number_at(s, l->column->offset));
 }
 
 static void write_dict_capacity(void *to, rille_dict *d) {
@@ -188,10 +189,12 @@ static void write_process(rille_text *t, int health) {
   rille_usage p;
   rille_block_stats b;
   rille_log_counts n;
+  rille_process_counts children;
   double subscribers = 0;
   rille_usage_read(&p);
   rille_block_stats_read(&b);
   rille_log_count(&n);
+  rille_processes_count(&children);
   head(t, "rille_info", "gauge", "Its version.");
   labelled(t, "rille_info", "version", rille_version(), 1);
   plain(t, "rille_process", "gauge", "Which process of several this is, from 1; 0: there is one.",
@@ -200,6 +203,8 @@ static void write_process(rille_text *t, int health) {
   plain(t, "rille_uptime_seconds", "gauge", "Since the start.", p.uptime);
   plain(t, "process_resident_memory_bytes", "gauge", "Resident memory.", p.rss_bytes);
   plain(t, "process_open_fds", "gauge", "Open descriptors.", p.descriptors);
+  plain(t, "rille_children", "gauge", "Programs that scripts started and that run.", children.running);
+  plain(t, "rille_children_started_total", "counter", "Programs that scripts started.", children.started);
   plain(t, "rille_block_bytes", "gauge", "Memory in blocks that are in use.", b.bytes_in_use);
   plain(t, "rille_block_cached_bytes", "gauge", "Memory in blocks that are kept for reuse.", b.cached_bytes);
   plain(t, "rille_slices_retained", "gauge", "Slices that were retained and not released.", b.slices_retained);

@@ -5,6 +5,7 @@
 
 #include "conn.h"
 #include "given.h"
+#include "log.h"
 #include "shaper.h"
 #include "socket.h"
 #include "team.h"
@@ -26,21 +27,27 @@ static const char *reason(int error_number) {
 
 static bool has_path(const rille_address *address) { return rille_socket_path(address) != NULL; }
 
-/* What is set on the listening socket is inherited: no call for each connection. */
-static void set_inherited(const rille_listener *l) {
+/* What is set on the listening socket is inherited: no call for each connection. before: whose it was, and what it has set then; or NULL. */
+static void set_inherited(const rille_listener *l, const rille_service *before) {
   const rille_service *service = l->service;
   if (l->options.receive_buffer) rille_socket_set(l->fd, SOL_SOCKET, SO_RCVBUF, l->options.receive_buffer);
   if (l->options.send_buffer) rille_socket_set(l->fd, SOL_SOCKET, SO_SNDBUF, l->options.send_buffer);
   if (l->address.family == AF_UNIX) return;
-  if (service->nodelay) rille_socket_set(l->fd, IPPROTO_TCP, TCP_NODELAY, 1);
+  if (service->nodelay || (before && before->nodelay)) {
+    rille_socket_set(l->fd, IPPROTO_TCP, TCP_NODELAY, service->nodelay);
+  }
   /* what the kernel holds is the peer's to take in the same time as what waits here */
-  if (service->timeouts.write_ms) {
+  if (service->timeouts.write_ms || (before && before->timeouts.write_ms)) {
     rille_socket_set(l->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, (int)rille_user_timeout(service->timeouts.write_ms));
   }
-  if (service->keepalive_s) {
-    rille_socket_set(l->fd, SOL_SOCKET, SO_KEEPALIVE, 1);
-    rille_socket_set(l->fd, IPPROTO_TCP, TCP_KEEPIDLE, (int)service->keepalive_s);
+  if (service->keepalive_s || (before && before->keepalive_s)) {
+    rille_socket_set(l->fd, SOL_SOCKET, SO_KEEPALIVE, service->keepalive_s > 0);
   }
+  if (service->keepalive_s) rille_socket_set(l->fd, IPPROTO_TCP, TCP_KEEPIDLE, (int)service->keepalive_s);
+}
+
+static int start_listening(const rille_listener *l) {
+  return listen(l->fd, l->options.backlog > 0 ? l->options.backlog : 65535); /* the system cuts it to somaxconn */
 }
 
 /* The file of a unix path, so that no other is removed. */
@@ -82,9 +89,8 @@ static int open_socket(rille_listener *l, bool reuseport, bool is_first, char *m
     learn_address(l);
     return RILLE_OK;
   }
-  set_inherited(l);
-  if (!is_given &&
-      listen(l->fd, l->options.backlog > 0 ? l->options.backlog : 65535) != 0) { /* the system cuts it to somaxconn */
+  set_inherited(l, NULL);
+  if (!is_given && start_listening(l) != 0) {
     int err = errno;
     close(l->fd);
     if (has_path(&l->address)) unlink(rille_socket_path(&l->address));
@@ -199,12 +205,21 @@ static bool share_sources(rille_listener *l) {
   return sources != NULL;
 }
 
+/* As the options say, for one that has just been opened or was taken over. False: no memory. */
 static bool set_admission(rille_listener *l) {
   rille_admission *a = &l->admission;
-  *a = (rille_admission){
-      .allow = l->options.allow, .deny = l->options.deny, .max_per_address = l->options.max_per_address};
-  rille_cidr_retain(a->allow);
-  rille_cidr_retain(a->deny);
+  rille_cidr_retain(l->options.allow);
+  rille_cidr_retain(l->options.deny);
+  rille_cidr_release(a->allow);
+  rille_cidr_release(a->deny);
+  a->allow = l->options.allow;
+  a->deny = l->options.deny;
+  a->max_per_address = l->options.max_per_address;
+  if (a->sources) {
+    /* connections on their way here are among those counted, so counting goes on */
+    if (!a->max_per_address) a->max_per_address = UINT32_MAX;
+    return true;
+  }
   if (!a->max_per_address || l->address.family == AF_UNIX) return true;
   if (l->group) pthread_mutex_lock(&l->group->team->lock);
   bool is_shared = share_sources(l);
@@ -233,17 +248,39 @@ static bool is_same_address(const rille_address *a, const rille_address *b) {
 }
 
 /* The listener of the state that this service's replaces, on the same address: it goes over with its queue. */
-static rille_listener *take_over(rille_service *service, const rille_address *address,
-                                 const rille_listen_options *options) {
+static rille_listener *find_former(const rille_service *service, const rille_address *address,
+                                   const rille_listen_options *options) {
   for (rille_listener *l = service->state->loop->listeners; l; l = l->next) {
     if (l->is_closed || !l->service->is_former || l->service->state != service->state) continue;
     if (l->options.group != options->group) continue;
     if (!options->group && !is_same_address(&l->address, address)) continue;
-    l->service = service;
-    l->options = *options;
     return l;
   }
   return NULL;
+}
+
+/* From now on it is as the new state's script wants it; what a socket is bound to stays. */
+static int renew(rille_listener *l, rille_service *service, const rille_listen_options *options) {
+  const rille_service *before = l->service;
+  l->service = service;
+  l->options = *options;
+  l->is_full = false;
+  l->is_held = true;
+  if (!set_admission(l)) return RILLE_ERR_NO_MEMORY;
+  if (l->fd < 0) return RILLE_OK;
+  if (rille_address_is_datagram(&l->address)) {
+    rille_udp_prepare(l->fd, &l->address, &l->options);
+    return RILLE_OK;
+  }
+  set_inherited(l, before);
+  if (!l->is_given) (void)start_listening(l); /* another backlog */
+  return RILLE_OK;
+}
+
+static int hand_to(rille_listener *l, rille_service *service, const rille_listen_options *options) {
+  int err = renew(l, service, options);
+  if (!err && rille_address_is_datagram(&l->address)) l->udp = rille_udp_listen(l, &err);
+  return err;
 }
 
 /* The listener of the generation before on the address that its successor asks for: its socket and queue go over when the service does. */
@@ -256,17 +293,33 @@ static rille_listener *inherit(rille_service *service, const rille_address *addr
     if (l->options.group != options->group) continue;
     if (!options->group && !is_same_address(&l->address, address)) continue;
     l->heir = service;
+    l->other_options = *options;
     return l;
   }
   return NULL;
 }
 
-void rille_listener_serve(rille_listener *l, rille_service *service) {
-  l->service = service;
-  l->is_held = true;
+/* Between its service and the other one, that of its heir or the former. */
+static void swap(rille_listener *l, rille_service *service) {
+  rille_listen_options before = l->options;
+  if (renew(l, service, &l->other_options) < 0) {
+    RILLE_LOG(RILLE_LOG_WARN, "no memory for the lists of a listener: it lets everybody in");
+  }
+  l->other_options = before;
   if (!l->udp) return;
   l->udp->service = service;
   l->udp->state = service->state;
+}
+
+void rille_listener_to_heir(rille_listener *l) {
+  l->former = l->service;
+  swap(l, l->heir);
+  l->heir = NULL;
+}
+
+void rille_listener_to_former(rille_listener *l) {
+  swap(l, l->former);
+  l->former = NULL;
 }
 
 rille_listener *rille_listener_open(rille_service *service, const char *url, const rille_listen_options *options,
@@ -288,10 +341,10 @@ rille_listener *rille_listener_open(rille_service *service, const char *url, con
     free(l);
     return inherited;
   }
-  rille_listener *former = *err >= 0 ? take_over(service, &l->address, options) : NULL;
+  rille_listener *former = *err >= 0 ? find_former(service, &l->address, options) : NULL;
   if (former) {
     free(l);
-    if (rille_address_is_datagram(&former->address)) former->udp = rille_udp_listen(former, err);
+    *err = hand_to(former, service, options);
     if (*err >= 0) return former;
     /* it stays open, for the next try */
     rille_socket_say(message, message_size, *err, "cannot listen on %s: %s", url, rille_err_text(*err));

@@ -30,6 +30,7 @@ struct rille_listener {
   rille_group *group; /* a reference; NULL: the address is this loop's alone */
   rille_address address;
   rille_listen_options options;
+  rille_listen_options other_options; /* of the heir, later of the former */
   rille_admission admission;
   uint32_t connections; /* that came by it, and keep it */
   double accepted, shed;
@@ -51,8 +52,9 @@ struct rille_listener {
   ino_t inode;
 };
 
-/* what comes by it is the service's from now on */
-void rille_listener_serve(rille_listener *l, rille_service *service);
+/* what comes by it is the heir's from now on, or the former's again, as that wants it */
+void rille_listener_to_heir(rille_listener *l);
+void rille_listener_to_former(rille_listener *l);
 void rille_listener_arm(rille_listener *l);
 void rille_listener_disarm(rille_listener *l);
 void rille_listener_accept(rille_listener *l);

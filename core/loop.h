@@ -126,6 +126,7 @@ struct rille_loop {
 
   /* loop thread, read by rille_loop_stats */
   double accepted;
+  double moved_in, moved_out; /* connections */
   double messages;
   double bytes_in;
   double bytes_out;

@@ -21,6 +21,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static rille_process *processes; /* under it: those that were not reaped */
 static uint32_t running;         /* under it: these, and those that are being started */
 static double running_max = RILLE_PROCESSES;
+static double started; /* under it: so far */
 
 /* ---- the list -------------------------------------------------------------------------------------------------- */
 
@@ -48,6 +49,7 @@ void rille_process_add(rille_process *p) {
   pthread_mutex_lock(&lock);
   p->next = processes;
   processes = p;
+  started++;
   pthread_mutex_unlock(&lock);
 }
 
@@ -74,6 +76,23 @@ static int try_reap(rille_process *p) {
   p->has_ended = true;
   unlist(p);
   return result == 0 ? 1 : rille_err_from_errno(errno); /* somebody else has waited for it */
+}
+
+/* It has not ended, as far as the kernel says; it is left to its holder to reap. */
+static bool is_running(const rille_process *p) {
+  siginfo_t info = {0};
+  int result;
+  do result = waitid(P_PID, (id_t)p->pid, &info, WEXITED | WNOHANG | WNOWAIT);
+  while (result != 0 && errno == EINTR);
+  return result == 0 && info.si_pid == 0;
+}
+
+void rille_processes_count(rille_process_counts *out) {
+  *out = (rille_process_counts){0};
+  pthread_mutex_lock(&lock);
+  for (const rille_process *p = processes; p; p = p->next) out->running += is_running(p);
+  out->started = started;
+  pthread_mutex_unlock(&lock);
 }
 
 static int signal_it(const rille_process *p, int number, bool group) {

@@ -40,6 +40,14 @@ struct rille_spawn {
   rille_process *process; /* owned; the result */
 };
 
+typedef struct rille_process_counts {
+  double running; /* those that have ended, but were not waited for, are not among them */
+  double started; /* so far */
+} rille_process_counts;
+
+/* any thread */
+void rille_processes_count(rille_process_counts *out);
+
 /* A place among those that may run: 0, or RILLE_ERR_FULL. */
 int rille_process_reserve(void);
 void rille_process_unreserve(void);

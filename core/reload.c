@@ -83,9 +83,7 @@ static void give_listeners(rille_loop *loop, const rille_state *from, const rill
   for (rille_listener *l = loop->listeners; l; l = l->next) {
     if (l->is_closed) continue;
     if (l->heir && l->heir->state == to) {
-      l->former = l->service;
-      rille_listener_serve(l, l->heir);
-      l->heir = NULL;
+      rille_listener_to_heir(l);
     } else if (l->service->state == from) {
       rille_listener_disarm(l); /* what is in its queue waits: there may be a way back */
       l->is_resting = true;
@@ -99,8 +97,7 @@ static void give_listeners_back(rille_loop *loop, const rille_state *from, const
   for (rille_listener *l = loop->listeners; l; l = l->next) {
     if (l->is_closed) continue;
     if (l->former && l->former->state == to) {
-      rille_listener_serve(l, l->former);
-      l->former = NULL;
+      rille_listener_to_former(l);
     } else if (l->service->state == from) {
       rille_listener_shut(l);
       l->is_held = false;

@@ -112,6 +112,8 @@ int rille_slice_copy(const rille_slice *s, rille_slice *out /* owned */);
 void rille_slice_collect(rille_slice *s);
 /* 1 when s itself (not a sub slice) holds a counted reference */
 int rille_slice_is_retained(const rille_slice *s);
+/* static; the cell of slices of no bytes, which never expire: their epoch is 0 */
+rille_cell *rille_cell_of_nothing(void);
 /* 0-based offset of needle at or after from, or -1 */
 double rille_bytes_find(const uint8_t *base, double size, const char *needle, size_t needle_size, double from);
 int rille_bytes_compare(const uint8_t *a, double a_size, const uint8_t *b, double b_size);
@@ -221,6 +223,7 @@ typedef struct rille_clock {
 
 typedef struct rille_loop_stats {
   double id, turns, connections, accepted, messages, bytes_in, bytes_out, watches, timers;
+  double moved_in, moved_out; /* connections, by conn:move */
   double lua_bytes, lua_allocated, failures, replaced;
   double datagrams_dropped; /* here; not by the kernel */
   double errors;            /* of scripts: what raised and was logged */

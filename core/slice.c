@@ -70,6 +70,12 @@ void rille_slice_collect(rille_slice *s) {
 
 int rille_slice_is_retained(const rille_slice *s) { return owned_slot(s) != NULL; }
 
+/* A whole slot: who retains a slice, or asks whether it is of a datagram, looks at more than the epoch. */
+rille_cell *rille_cell_of_nothing(void) {
+  static rille_cell_slot nothing;
+  return &nothing.cell;
+}
+
 double rille_bytes_find(const uint8_t *base, double size, const char *needle, size_t needle_size, double from) {
   if (!(from >= 0) || from > size) return -1;
   const uint8_t *at = base + (size_t)from;

@@ -5,12 +5,89 @@
 #include "dict.h"
 #include "log.h"
 #include "pool.h"
+#include "process.h"
 
 #include <unistd.h>
 
 enum { TOPICS_MAX = 100 };
 
 static const char *const health_names[] = {"serving", "starting", "draining", "stalled"};
+
+/* ---- tables of counts ------------------------------------------------------------------------------------------ */
+
+typedef struct number {
+  const char *key;
+  size_t offset; /* of a double in what is described */
+} number;
+
+#define NUMBER(key, of, field)                                                                                         \
+  { key, offsetof(rille_##of, field) }
+#define KEY(of, field) NUMBER(#field, of, field)
+
+static const number loop_numbers[] = {KEY(loop_stats, connections),
+                                      KEY(loop_stats, accepted),
+                                      KEY(loop_stats, moved_in),
+                                      KEY(loop_stats, moved_out),
+                                      KEY(loop_stats, messages),
+                                      KEY(loop_stats, bytes_in),
+                                      KEY(loop_stats, bytes_out),
+                                      KEY(loop_stats, errors),
+                                      KEY(loop_stats, failures),
+                                      KEY(loop_stats, turns),
+                                      KEY(loop_stats, stalls),
+                                      KEY(loop_stats, replaced),
+                                      KEY(loop_stats, datagrams_dropped),
+                                      KEY(loop_stats, watches),
+                                      KEY(loop_stats, timers),
+                                      KEY(loop_stats, lua_bytes),
+                                      KEY(loop_stats, lua_allocated)};
+static const number total_numbers[] = {
+    KEY(loop_stats, connections), KEY(loop_stats, accepted), KEY(loop_stats, messages), KEY(loop_stats, bytes_in),
+    KEY(loop_stats, bytes_out),   KEY(loop_stats, errors),   KEY(loop_stats, stalls),   KEY(loop_stats, replaced)};
+
+static const number state_numbers[] = {KEY(state_snapshot, lua_bytes), KEY(state_snapshot, errors),
+                                       KEY(state_snapshot, failures)};
+
+static const number refusal_numbers[] = {KEY(listener_snapshot, refused_by_list),
+                                         KEY(listener_snapshot, refused_by_address), KEY(listener_snapshot, shed)};
+static const number datagram_numbers[] = {KEY(listener_snapshot, datagrams), KEY(listener_snapshot, datagrams_dropped)};
+
+static const number pool_numbers[] = {NUMBER("max", pool_stats, options.max),
+                                      KEY(pool_stats, workers),
+                                      KEY(pool_stats, busy),
+                                      KEY(pool_stats, lost),
+                                      KEY(pool_stats, queued),
+                                      KEY(pool_stats, done),
+                                      KEY(pool_stats, failed),
+                                      KEY(pool_stats, abandoned)};
+
+static const number topic_numbers[] = {KEY(topic_stats, subscribers), KEY(topic_stats, publishes),
+                                       KEY(topic_stats, deliveries), KEY(topic_stats, dropped),
+                                       KEY(topic_stats, disconnected)};
+
+static const number block_numbers[] = {
+    NUMBER("in_use", block_stats, blocks_in_use),   NUMBER("bytes", block_stats, bytes_in_use),
+    NUMBER("cached", block_stats, cached_blocks),   NUMBER("cached_bytes", block_stats, cached_bytes),
+    NUMBER("slices", block_stats, slices_retained), NUMBER("slices_leaked", block_stats, slices_leaked),
+    NUMBER("buffers", block_stats, buffers_in_use)};
+
+static const number log_numbers[] = {KEY(log_counts, debug), KEY(log_counts, info),       KEY(log_counts, warn),
+                                     KEY(log_counts, error), KEY(log_counts, suppressed), KEY(log_counts, dropped)};
+
+static const number children_numbers[] = {KEY(process_counts, running), KEY(process_counts, started)};
+
+#define WRITE(t, of, numbers)             write_numbers(t, of, numbers, sizeof(numbers) / sizeof *(numbers))
+#define WRITE_OBJECT(t, key, of, numbers) write_object(t, key, of, numbers, sizeof(numbers) / sizeof *(numbers))
+
+static void write_numbers(rille_text *t, const void *of, const number *numbers, size_t count) {
+  for (size_t i = 0; i < count; i++) rille_json_count(t, numbers[i].key, rille_number_at(of, numbers[i].offset));
+}
+
+static void write_object(rille_text *t, const char *key, const void *of, const number *numbers, size_t count) {
+  rille_json_open(t, key, '{');
+  write_numbers(t, of, numbers, count);
+  rille_json_close(t, '}');
+}
 
 /* ---- loops ----------------------------------------------------------------------------------------------------- */
 
@@ -22,38 +99,10 @@ static void write_states(rille_text *t, const rille_snapshot *s) {
     rille_json_open(t, NULL, '{');
     rille_json_string(t, "script", one->label);
     rille_json_count(t, "generation", one->generation);
-    rille_json_count(t, "lua_bytes", one->lua_bytes);
-    rille_json_count(t, "errors", one->errors);
-    rille_json_count(t, "failures", one->failures);
+    WRITE(t, one, state_numbers);
     rille_json_close(t, '}');
   }
   rille_json_close(t, ']');
-}
-
-static void write_numbers(rille_text *t, const rille_snapshot *s) {
-  const rille_loop_stats *n = &s->stats;
-  const struct {
-    const char *key;
-    double value;
-  } counts[] = {{"connections", n->connections},
-                {"accepted", n->accepted},
-                {"messages", n->messages},
-                {"bytes_in", n->bytes_in},
-                {"bytes_out", n->bytes_out},
-                {"errors", n->errors},
-                {"failures", n->failures},
-                {"turns", n->turns},
-                {"stalls", n->stalls},
-                {"replaced", n->replaced},
-                {"datagrams_dropped", n->datagrams_dropped},
-                {"watches", n->watches},
-                {"timers", n->timers},
-                {"lua_bytes", n->lua_bytes},
-                {"lua_allocated", n->lua_allocated}};
-  for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) rille_json_count(t, counts[i].key, counts[i].value);
-  rille_json_number(t, "turn_p50", s->turn_p50);
-  rille_json_number(t, "turn_p99", s->turn_p99);
-  rille_json_number(t, "turn_seconds", s->turn_seconds);
 }
 
 static void write_loop(rille_text *t, const rille_loop_view *v) {
@@ -63,34 +112,22 @@ static void write_loop(rille_text *t, const rille_loop_view *v) {
   if (v->is_stalled) rille_json_number(t, "since", v->busy_seconds);
   uint64_t now = rille_now_ns(), taken = v->snapshot->taken_ns;
   rille_json_number(t, "age", v->has_answered || now < taken ? 0 : (double)(now - taken) / 1e9);
-  write_numbers(t, v->snapshot);
+  WRITE(t, &v->snapshot->stats, loop_numbers);
+  rille_json_number(t, "turn_p50", v->snapshot->turn_p50);
+  rille_json_number(t, "turn_p99", v->snapshot->turn_p99);
+  rille_json_number(t, "turn_seconds", v->snapshot->turn_seconds);
   rille_json_count(t, "mail", rille_mailbox_depth(&v->loop->mailbox));
   write_states(t, v->snapshot);
   rille_json_close(t, '}');
 }
 
 static void write_total(rille_text *t, const rille_loop_view *views, uint32_t count) {
-  rille_loop_stats sum = {0};
-  for (uint32_t i = 0; i < count; i++) {
-    const rille_loop_stats *s = &views[i].snapshot->stats;
-    sum.connections += s->connections;
-    sum.accepted += s->accepted;
-    sum.messages += s->messages;
-    sum.bytes_in += s->bytes_in;
-    sum.bytes_out += s->bytes_out;
-    sum.errors += s->errors;
-    sum.stalls += s->stalls;
-    sum.replaced += s->replaced;
-  }
   rille_json_open(t, "total", '{');
-  rille_json_count(t, "connections", sum.connections);
-  rille_json_count(t, "accepted", sum.accepted);
-  rille_json_count(t, "messages", sum.messages);
-  rille_json_count(t, "bytes_in", sum.bytes_in);
-  rille_json_count(t, "bytes_out", sum.bytes_out);
-  rille_json_count(t, "errors", sum.errors);
-  rille_json_count(t, "stalls", sum.stalls);
-  rille_json_count(t, "replaced", sum.replaced);
+  for (size_t k = 0; k < sizeof total_numbers / sizeof *total_numbers; k++) {
+    double sum = 0;
+    for (uint32_t i = 0; i < count; i++) sum += rille_number_at(&views[i].snapshot->stats, total_numbers[k].offset);
+    rille_json_count(t, total_numbers[k].key, sum);
+  }
   rille_json_close(t, '}');
 }
 
@@ -111,13 +148,8 @@ static void write_listeners(rille_text *t, const rille_loop_view *views, uint32_
       rille_json_count(t, "accepted", l->accepted);
       if (l->connections < 0) rille_json_null(t, "connections");
       else rille_json_count(t, "connections", l->connections);
-      rille_json_count(t, "refused_by_list", l->refused_by_list);
-      rille_json_count(t, "refused_by_address", l->refused_by_address);
-      rille_json_count(t, "shed", l->shed);
-      if (l->is_udp) {
-        rille_json_count(t, "datagrams", l->datagrams);
-        rille_json_count(t, "datagrams_dropped", l->datagrams_dropped);
-      }
+      WRITE(t, l, refusal_numbers);
+      if (l->is_udp) WRITE(t, l, datagram_numbers);
       rille_json_close(t, '}');
     }
   }
@@ -131,14 +163,7 @@ static void write_pool(void *to, const char *name, const rille_pool_stats *s) {
   rille_text *t = to;
   rille_json_open(t, NULL, '{');
   rille_json_string(t, "name", name);
-  rille_json_count(t, "max", s->options.max);
-  rille_json_count(t, "workers", s->workers);
-  rille_json_count(t, "busy", s->busy);
-  rille_json_count(t, "lost", s->lost);
-  rille_json_count(t, "queued", s->queued);
-  rille_json_count(t, "done", s->done);
-  rille_json_count(t, "failed", s->failed);
-  rille_json_count(t, "abandoned", s->abandoned);
+  WRITE(t, s, pool_numbers);
   rille_json_close(t, '}');
 }
 
@@ -156,39 +181,20 @@ static void write_topic(void *to, const char *name, size_t size, const rille_top
   rille_text *t = to;
   rille_json_open(t, NULL, '{');
   rille_json_bytes(t, "name", name, size);
-  rille_json_count(t, "subscribers", s->subscribers);
-  rille_json_count(t, "publishes", s->publishes);
-  rille_json_count(t, "deliveries", s->deliveries);
-  rille_json_count(t, "dropped", s->dropped);
-  rille_json_count(t, "disconnected", s->disconnected);
+  WRITE(t, s, topic_numbers);
   rille_json_close(t, '}');
 }
 
-static void write_blocks(rille_text *t) {
-  rille_block_stats s;
-  rille_block_stats_read(&s);
-  rille_json_open(t, "blocks", '{');
-  rille_json_count(t, "in_use", s.blocks_in_use);
-  rille_json_count(t, "bytes", s.bytes_in_use);
-  rille_json_count(t, "cached", s.cached_blocks);
-  rille_json_count(t, "cached_bytes", s.cached_bytes);
-  rille_json_count(t, "slices", s.slices_retained);
-  rille_json_count(t, "slices_leaked", s.slices_leaked);
-  rille_json_count(t, "buffers", s.buffers_in_use);
-  rille_json_close(t, '}');
-}
-
-static void write_log(rille_text *t) {
-  rille_log_counts n;
-  rille_log_count(&n);
-  rille_json_open(t, "log", '{');
-  rille_json_count(t, "debug", n.debug);
-  rille_json_count(t, "info", n.info);
-  rille_json_count(t, "warn", n.warn);
-  rille_json_count(t, "error", n.error);
-  rille_json_count(t, "suppressed", n.suppressed);
-  rille_json_count(t, "dropped", n.dropped);
-  rille_json_close(t, '}');
+static void write_process(rille_text *t) {
+  rille_process_counts children;
+  rille_block_stats blocks;
+  rille_log_counts log;
+  rille_processes_count(&children);
+  rille_block_stats_read(&blocks);
+  rille_log_count(&log);
+  WRITE_OBJECT(t, "children", &children, children_numbers);
+  WRITE_OBJECT(t, "blocks", &blocks, block_numbers);
+  WRITE_OBJECT(t, "log", &log, log_numbers);
 }
 
 void rille_status_write(rille_text *t, const rille_loop_view *views, uint32_t count, int health) {
@@ -219,7 +225,6 @@ void rille_status_write(rille_text *t, const rille_loop_view *views, uint32_t co
   uint32_t topics = rille_topics_each(write_topic, t, TOPICS_MAX);
   rille_json_close(t, ']');
   rille_json_count(t, "more_topics", topics > TOPICS_MAX ? topics - TOPICS_MAX : 0);
-  write_blocks(t);
-  write_log(t);
+  write_process(t);
   rille_json_close(t, '}');
 }

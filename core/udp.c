@@ -60,6 +60,7 @@ static rille_udp *make(rille_state *state, int *err) {
   u->epoch = side->epoch;
   u->fd = -1;
   u->is_held = true;
+  u->run = 1;
   side->sockets[slot] = u;
   return u;
 }
@@ -80,12 +81,14 @@ uint32_t rille_udp_epoch(const rille_udp *u) { return u->epoch; }
  * drop what they have no room for, so that some that do not look at theirs cannot stop the others. */
 static bool has_room(const rille_udp *u) {
   uint32_t most = u->options.max_datagrams;
+  if (u->has_gro && u->interest & EPOLLIN) most -= RILLE_UDP_RUN_MAX - 1; /* as many may come at once */
   return u->options.session_max || u->in_flight < (u->interest & EPOLLIN ? most : most / 2 + 1);
 }
 
 static uint32_t room_of(const rille_udp *u) {
   if (u->options.session_max) return RILLE_UDP_BATCH;
   uint32_t room = u->options.max_datagrams > u->in_flight ? u->options.max_datagrams - u->in_flight : 0;
+  if (u->has_gro) room = room / RILLE_UDP_RUN_MAX * u->run;
   return room < RILLE_UDP_BATCH ? room : RILLE_UDP_BATCH;
 }
 
@@ -144,6 +147,7 @@ rille_udp *rille_udp_listen(rille_listener *l, int *err) {
   u->options = l->options;
   u->fd = l->fd;
   u->is_shared = l->group && l->group->accept == RILLE_ACCEPT_SHARED;
+  u->has_gro = rille_udp_set_gro(l);
   return u;
 }
 

@@ -25,6 +25,7 @@ enum {
   RILLE_UDP_BLOCK_FIRST = 2048,    /* bytes of a block that is received into, while datagrams fit */
   RILLE_UDP_BATCH_BYTES = 1 << 20, /* of all blocks that stand ready */
   RILLE_UDP_ROOM = 64 << 10,       /* of a block that copies of small answers share */
+  RILLE_UDP_RUN_MAX = 128,         /* datagrams that the kernel puts into one block */
   RILLE_UDP_LAST = 4096,           /* datagrams taken from the kernel's queue when a socket drains */
   RILLE_UDP_SOCKETS_MAX = 1 << 16,
   RILLE_DGRAM_SLAB = 64,
@@ -92,6 +93,8 @@ struct rille_udp {
   bool is_blocked; /* the kernel takes no more for now */
   bool is_dirty;
   bool has_no_gso;
+  bool has_gro;       /* the kernel may put datagrams of a listener together */
+  uint32_t run;       /* the most that the last batch had in one block */
   uint32_t in_flight; /* datagrams that handlers have, or that wait for them */
 
   rille_udp_out *out; /* a ring */
@@ -124,7 +127,7 @@ typedef struct rille_udp_side {
   rille_dgram *ready[RILLE_UDP_BATCH]; /* with a block each, for the next receive; NULL: to be filled */
   struct mmsghdr heads[RILLE_UDP_BATCH];
   struct iovec areas[RILLE_UDP_BATCH][2];
-  _Alignas(16) char control[RILLE_UDP_BATCH][80];
+  _Alignas(16) char control[RILLE_UDP_BATCH][96];
   uint8_t *overflow;   /* what of each does not fit into its block */
   uint32_t block_size; /* of the next blocks */
   uint32_t small;      /* datagrams in a row that used less than a quarter */
@@ -179,6 +182,8 @@ int rille_udp_put(rille_udp *u, const rille_udp_end *to, const char *bytes, doub
 void rille_udp_peer_of(const rille_udp *u, const rille_udp_end *end, rille_udp_peer *out);
 int rille_udp_end_of(const rille_udp *u, const rille_udp_peer *peer, rille_udp_end *out);
 bool rille_udp_hand_on(rille_udp *u, rille_dgram *d);
+/* Let the kernel put datagrams together where that is good; whether it does. */
+bool rille_udp_set_gro(const rille_listener *l);
 void rille_session_arrived(rille_udp *u, rille_dgram *d);
 void rille_session_fired(rille_timer *timer, void *arg);
 /* end all of a socket whose state is gone; nobody is told */

@@ -3,12 +3,14 @@
  */
 #include "udp.h"
 
+#include "listener.h"
 #include "loop.h"
 #include "socket.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
 #include <net/if.h>
+#include <netinet/udp.h>
 #include <string.h>
 
 void rille_udp_prepare(int fd, const rille_address *address, const rille_listen_options *options) {
@@ -23,6 +25,19 @@ void rille_udp_prepare(int fd, const rille_address *address, const rille_listen_
   if (!rille_address_is_any(address)) return;
   if (address->family == AF_INET) rille_socket_set(fd, IPPROTO_IP, IP_PKTINFO, 1);
   else rille_socket_set(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, 1);
+}
+
+/* A run of datagrams comes as a whole: not where that may be more than a queue or limits.max_handlers has room for, nor where each may be
+ * another loop's. A given socket is another program's next time, which may not know of it. */
+static bool may_join(const rille_listener *l) {
+  bool is_one = !l->group || l->group->accept != RILLE_ACCEPT_BALANCED;
+  return is_one && !l->is_given && !l->options.session_max && l->options.max_datagrams >= 2 * RILLE_UDP_RUN_MAX;
+}
+
+bool rille_udp_set_gro(const rille_listener *l) {
+  int value = may_join(l);
+  if (l->fd < 0 || l->address.family == AF_UNIX) return false;
+  return setsockopt(l->fd, IPPROTO_UDP, UDP_GRO, &value, sizeof value) == 0 && value;
 }
 
 static int set(const rille_udp *u, int level, int name, const void *value, socklen_t size) {

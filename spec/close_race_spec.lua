@@ -100,7 +100,7 @@ describe("the races of a connection's end", function()
     end
     assert.equal(0, s:count_log("level=error msg=\"[^\"]*a second on_"))
     for line in s:log():gmatch("[^\n]*level=error[^\n]*") do assert.matches("expected: ", line) end
-    s:wait_state(function(state) return state.connections == 0 end)
+    s:wait_empty(2)
   end)
 
   it(("end well with a shutdown meanwhile, %d rounds"):format(ROUNDS), function()

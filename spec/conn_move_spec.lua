@@ -105,7 +105,7 @@ describe("conn:move", function()
       has(s, "move ok", 10)
       c:close()
       has(s, "close nil")
-      s:wait_state(function(state) return state.connections == 0 end)
+      s:wait_empty(2)
       s:stop()
       local closes, connects, disconnects = 0, 0, 0
       for _, said in ipairs(s:said()) do
@@ -211,7 +211,7 @@ describe("conn:move", function()
       c:send(("move\nwhere\n"):rep(i % 4 + 1))
       if i % 3 == 0 then c:reset() elseif i % 3 == 1 then c:close() else c:shutdown_write() c:receive_all() c:close() end
     end
-    s:wait_state(function(state) return state.connections == 0 end)
+    s:wait_empty(2)
     assert.equal(descriptors, s:descriptors())
     has(s, "connect", 1)
     local closes, connects = 0, 0

@@ -396,7 +396,7 @@ describe("the end of several processes", function()
     local by = spread(s, 2, 1)
     local pids = wait_pids(s, 2)
     for i = 1, 2 do by[i][1]:send("sleep 100\n") end
-    s:wait_state(function(state) return state.watches >= 1 end)
+    s:wait_state(function(state) return state.watches >= 1 end, nil, 2)
     for _, pid in ipairs { s.pid, pids[1], pids[2] } do kill(pid, "INT") end
     s:wait_log("stopping 2 processes")
     by[1][1]:receives_nothing(0.5) -- had one taken its own signal and that of the parent for two, it would be gone

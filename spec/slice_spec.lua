@@ -275,6 +275,25 @@ describe("slice", function()
       cut:release()
     end)
 
+    it("goes on as well without any bytes", function()
+      local before = LinkBuffer.stats()
+      local empty, kept = Slice.empty(), {}
+      for i = 1, 100 do
+        kept[i] = Slice.empty():retain()
+        assert.is_true(kept[i]:is_valid())
+        assert.equal(before.slices_retained + i, LinkBuffer.stats().slices_retained)
+      end
+      for i = 1, 100 do
+        kept[i]:release()
+        assert.is_false(kept[i]:is_valid())
+      end
+      assert.is_true(empty:release())
+      assert.equal("", empty:str())
+      local after = LinkBuffer.stats()
+      assert.equal(before.slices_retained, after.slices_retained)
+      assert.equal(before.slices_leaked, after.slices_leaked)
+    end)
+
     it("ends with the collector when nobody released it, and counts as leaked", function()
       local before = LinkBuffer.stats()
       local function forget() assert.is_true(slice("hello"):retain():is_valid()) end

@@ -139,7 +139,8 @@ describe("of a state that is replaced", function()
       net.poll_until(function()
         client = s:connect()
         local ok, at = pcall(ask, client, "where")
-        return ok and at == tostring(loop)
+        if ok and at == tostring(loop) then return true end
+        client:close()
       end, 10)
       assert.equal("soon", ask(client, "fail"))
       if round == 1 then wait_served_again(s, 1) end
@@ -163,7 +164,7 @@ describe("of a state that is replaced", function()
       client:close()
     end
     wait_served_again(s, 2)
-    assert.equal(0, s:wait_state(function(state) return state.connections == 0 end).connections)
+    s:wait_empty(2)
     s:stop(5)
   end)
 
@@ -180,7 +181,7 @@ describe("of a state that is replaced", function()
       waiting:close()
       wait_served_again(s, round)
     end
-    assert.equal(0, s:wait_state(function(state) return state.connections == 0 end).connections)
+    s:wait_empty(1)
   end)
 
   it("counts by source do not include what went with it", function()
@@ -208,6 +209,56 @@ describe("of a state that is replaced", function()
       one:close()
       other:close()
     end
+  end)
+
+  it("a listener of rille.listen goes over, to the lists and limits that the next one gives it", function()
+    local closed = server.start("scripts/echo.lua")
+    closed:stop()
+    local url = closed.url
+    local function configure(text) return server.write("inner.lua", "return { " .. text .. " }") end
+    local options = { url = url, settings = configure "deny = { '127.0.0.2' }, limits = { max_connections_per_address = 2 }" }
+    local s = start([[
+      local options = ...
+      local function serve(conn)
+        local line = conn:read_line()
+        if line == "fail" then conn:write("soon\n") require("rille.state").inbox = nil return end
+        if line then conn:write(line .. "\n") end
+      end
+      return {
+        on_start = function() assert(rille.listen(options.url, serve, dofile(options.settings))) end,
+        on_request = serve,
+      }
+    ]], { server = { options = options } })
+    local function try(n)
+      local client = server.client.try_connect(url, { source = ("tcp://127.0.0.%d:0"):format(n) })
+      local ok, answer = pcall(function() return ask(client, "x") end)
+      return ok and answer == "x" and client or nil
+    end
+    local replaced = 0
+    local function replace(text)
+      configure(text)
+      assert.equal("soon", ask(s:connect(), "fail"))
+      replaced = replaced + 1
+      wait_served_again(s, replaced)
+    end
+    -- Of these sources so many in a row are let in.
+    local function check(expected)
+      for n, most in pairs(expected) do
+        local count = 0
+        while count < 5 and try(n) do count = count + 1 end
+        assert.equal(most, count, ("127.0.0.%d after %d"):format(n, replaced))
+      end
+    end
+    check { [1] = 2, [2] = 0, [3] = 2 }
+    replace "deny = { '127.0.0.3' }, limits = { max_connections_per_address = 3 }"
+    check { [1] = 3, [2] = 3, [3] = 0 }
+    replace "allow = { '127.0.0.2' }"
+    check { [1] = 0, [2] = 5, [3] = 0 }
+    replace "limits = { max_connections_per_address = 1 }"
+    check { [1] = 1, [2] = 1, [3] = 1 }
+    replace ""
+    check { [1] = 5, [2] = 5, [3] = 5 }
+    s:stop(5)
   end)
 
   for _, accept in ipairs { "shared", "balanced" } do

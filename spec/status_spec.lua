@@ -160,6 +160,61 @@ end, on_request = function() end }
     assert.not_matches('rille_listener_datagrams_total{loop="1",script="echo@1"', text)
   end)
 
+  it("counts programs that run, and connections that change their loop", function()
+    local s = control.start([[
+
+local rille = require "rille"
+local programs = {}
+local commands = {}
+function commands.start() programs[#programs + 1] = assert(rille.process.spawn { "sleep", "100", stdout = "null" }) end
+function commands.exits() programs[#programs + 1] = assert(rille.process.spawn { "true", stdout = "null" }) end
+function commands.kill()
+  local program = table.remove(programs, 1)
+  program:kill("KILL")
+  program:wait()
+end
+return {
+  on_move = function(conn) conn:write("moved\n") end,
+  on_request = function(conn)
+    local line = conn:read_line()
+    if not line then return end
+    if line == "move" then return conn:move(3 - rille.loop.id) end
+    commands[line:str()]()
+    conn:write("done\n")
+  end,
+}
+]], { conf = { loops = 2 }, server = { accept = "balanced" } })
+    local c = s:connect()
+    local function run(command, count)
+      for _ = 1, count do
+        c:send(command .. "\n")
+        c:receive_line()
+      end
+    end
+    local function counted(status)
+      local one, two = status.loops[1], status.loops[2]
+      return { status.children.running, status.children.started, one.moved_in, one.moved_out, two.moved_in, two.moved_out }
+    end
+    assert.same({ 0, 0, 0, 0, 0, 0 }, counted(control.status(s)))
+    run("start", 3)
+    run("kill", 1)
+    run("exits", 2)
+    run("move", 3)
+    local status = control.wait_status(s, function(got) return got.children.running == 2 end) -- nobody has waited for the two
+    assert.same({ 2, 5, 1, 2, 2, 1 }, counted(status))
+    assert.same({ 0, 1 }, { status.loops[1].connections, status.loops[2].connections })
+    local text = control.ask(s, "metrics\n")
+    local function has(line) assert.truthy(text:find("\n" .. line .. "\n", 1, true), line .. " is not in\n" .. text) end
+    has "rille_children 2"
+    has "rille_children_started_total 5"
+    has 'rille_loop_moved_in_total{loop="1"} 1'
+    has 'rille_loop_moved_out_total{loop="1"} 2'
+    has 'rille_loop_moved_in_total{loop="2"} 2'
+    local _, out = control.rille { "status", "--control", s.socket }
+    assert.matches("\n  programs: 2 run, 5 started\n", out)
+    assert.matches("\n  loop 1: 1 connections came from other loops, 2 went to others\n", out)
+  end)
+
   it("prints for people in 80 columns", function()
     local s = two_servers()
     s:wait_listening(2)

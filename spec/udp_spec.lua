@@ -326,6 +326,141 @@ end
     end))
   end)
 
+  describe("that the kernel puts together", function()
+    -- Sends datagrams in one piece, as a list: those of one size and a last one that is shorter.
+    local function send_run(c, size, count, last)
+      if not c:segment(size) then return nil end
+      local list = {}
+      for i = 1, count do list[i] = (("%d:"):format(i) .. ("x"):rep(size)):sub(1, i < count and size or last) end
+      c:send(table.concat(list))
+      return list
+    end
+
+    local KEEPER = [[
+local kept = {}
+return function(dgram, peer)
+  if dgram == "kept" then
+    local texts = {}
+    for i, one in ipairs(kept) do texts[i] = one:str() one:release() end
+    kept = {}
+    return peer:send(table.concat(texts))
+  end
+  kept[#kept + 1] = dgram:retain()
+end
+]]
+
+    for _, family in ipairs { "udp4", "udp6" } do
+      it("come one by one, " .. family, function()
+        local s = start([[
+return function(dgram, peer)
+  local head = dgram:sub(1, 3):str()
+  if head == "10:" then rille.sleep(0.05) end
+  dgram:reply(dgram)
+  if head == "20:" then error("as asked") end
+  peer:send(#dgram .. " bytes")
+end
+]], { listen = family .. (family == "udp6" and "://[::1]:0" or "://127.0.0.1:0"), allow_errors = true })
+        local c = udp.connect(s.url)
+        local sent = send_run(c, 300, 50, 111)
+        if not sent then return pending "the kernel has no UDP_SEGMENT" end
+        local got, sizes = {}, 0
+        for _ = 1, 99 do
+          local one = assert(c:try_receive(5))
+          if one:find(" bytes$") then
+            sizes = sizes + tonumber(one:match("%d+"))
+          else
+            got[tonumber(one:match("%d+"))] = one
+          end
+        end
+        assert.same(sent, got)
+        assert.equal(48 * 300 + 111, sizes)
+        s:wait_log("as asked")
+        assert.equal(0, s:wait_state(function(state) return state.blocks == 0 end).slices)
+      end)
+    end
+
+    it("share a block, which lives as long as one of them", function()
+      local s = start(KEEPER)
+      local c = udp.connect(s.url)
+      local sent = send_run(c, 1000, 40, 1000)
+      if not sent then return pending "the kernel has no UDP_SEGMENT" end
+      local state = s:wait_state(function(state) return state.slices == 40 end)
+      assert.is_true(state.blocks < 40, state.blocks .. " blocks, with those that stand ready")
+      c:segment(0)
+      assert.equal(table.concat(sent), c:ask "kept")
+      s:wait_state(function(now) return now.slices == 0 and now.blocks == 0 end)
+      assert.equal(0, s:state().datagrams_dropped)
+    end)
+
+    it("are over max_datagram each for itself", function()
+      local s = start(KEEPER, { limits = { max_datagram = 500 } })
+      local c = udp.connect(s.url)
+      local sent = send_run(c, 501, 10, 400)
+      if not sent then return pending "the kernel has no UDP_SEGMENT" end
+      s:wait_state(function(state) return state.datagrams_dropped == 9 end)
+      c:segment(0)
+      assert.equal(sent[10], c:ask "kept")
+    end)
+
+    it("are not more than max_handlers, and wait for each session in its queue", function()
+      local GATE = [[
+local inside, most = 0, 0
+return function(dgram, peer)
+  if dgram == "most" then return peer:send(most .. " " .. inside) end
+  inside = inside + 1
+  most = math.max(most, inside)
+  rille.sleep(0.01)
+  inside = inside - 1
+end
+]]
+      for _, limit in ipairs { 20, 256, 300 } do
+        local s = start(GATE, { limits = { max_handlers = limit } })
+        local c = udp.connect(s.url)
+        for i = 1, 20 do
+          if not send_run(c, 100, 60, 50) then return pending "the kernel has no UDP_SEGMENT" end
+          -- they come one by one there, and the kernel has no room for so many
+          if limit < 256 then s:wait_state(function(state) return state.messages == i * 60 end) end
+        end
+        s:wait_state(function(state) return state.messages == 1200 end, 20)
+        c:segment(0)
+        local most, inside
+        net.poll_until(function()
+          most, inside = c:ask("most"):match("(%d+) (%d+)")
+          return inside == "0"
+        end)
+        assert.is_true(tonumber(most) <= limit and inside == "0", most .. " at a time")
+        s:stop()
+      end
+      local s = start([[
+return function(conn, dgram)
+  conn.ctx = (conn.ctx or 0) + 1
+  conn:send(conn.ctx .. " " .. #dgram)
+end
+]], { server = { session = {} } })
+      local c = udp.connect(s.url)
+      for _ = 1, 3 do send_run(c, 100, 60, 60) end
+      for i = 1, 180 do assert.equal(i .. (i % 60 == 0 and " 60" or " 100"), c:receive()) end
+      assert.equal(0, s:state().datagrams_dropped)
+    end)
+
+    it("are handed on to other loops one by one", function()
+      local s = start([[
+return function(dgram) dgram:reply(rille.loop.id .. dgram:str()) end
+]], { conf = { loops = 2 }, server = { accept = "balanced" } })
+      local c = udp.connect(s.url)
+      local sent = send_run(c, 200, 60, 100)
+      if not sent then return pending "the kernel has no UDP_SEGMENT" end
+      local by_loop, got = { 0, 0 }, {}
+      for _ = 1, 60 do
+        local loop, text = c:receive():match("^(%d)(.*)$")
+        by_loop[tonumber(loop)] = by_loop[tonumber(loop)] + 1
+        got[tonumber(text:match("%d+"))] = text
+      end
+      assert.same(sent, got)
+      assert.same({ 30, 30 }, by_loop)
+    end)
+  end)
+
   it("leave no Lua garbage", function()
     if net.is_sanitized then return pending "measured without a sanitizer alone" end
     local s = start(ECHO)

@@ -139,14 +139,18 @@ end
 
 -- ---- reading ---------------------------------------------------------------------------------------------------
 
+-- A request for n bytes, at least so many.
+local function request_bytes(self, what, operation, n, least)
+  local deadline = begin(self, what)
+  if type(n) ~= "number" or n % 1 ~= 0 or n < least or n > C.RILLE_IO_READ_MAX then
+    misuse("bad argument #1 to '%s' (bytes from %d to %.0f expected, got %s)", what, least, tonumber(C.RILLE_IO_READ_MAX), tostring(n))
+  end
+  return request(self, deadline, operation, n)
+end
+
 -- A retained slice of the next n bytes, less only before the end; nil alone at the end.
 function File:read(n)
-  local deadline = begin(self, "read")
-  if n == nil then n = READ_PIECE end
-  if type(n) ~= "number" or n % 1 ~= 0 or n < 1 or n > C.RILLE_IO_READ_MAX then
-    misuse("bad argument #1 to 'read' (bytes from 1 to %.0f expected, got %s)", tonumber(C.RILLE_IO_READ_MAX), tostring(n))
-  end
-  local job, err, message = request(self, deadline, C.RILLE_IO_READ, n)
+  local job, err, message = request_bytes(self, "read", C.RILLE_IO_READ, n == nil and READ_PIECE or n, 1)
   if not job then return nil, err, message end
   if C.rille_io_result_of(job).size == 0 then
     io.drop(job)
@@ -160,12 +164,7 @@ end
 
 -- What is left, as a string; "too large" when that is more than max (16 MiB) bytes.
 function File:read_all(max)
-  local deadline = begin(self, "read_all")
-  if max == nil then max = READ_MAX end
-  if type(max) ~= "number" or max % 1 ~= 0 or max < 0 or max > C.RILLE_IO_READ_MAX then
-    misuse("bad argument #1 to 'read_all' (bytes from 0 to %.0f expected, got %s)", tonumber(C.RILLE_IO_READ_MAX), tostring(max))
-  end
-  local job, err, message = request(self, deadline, C.RILLE_IO_READ_ALL, max)
+  local job, err, message = request_bytes(self, "read_all", C.RILLE_IO_READ_ALL, max == nil and READ_MAX or max, 0)
   if not job then return nil, err, message end
   local content = ffi.string(C.rille_io_bytes(job), C.rille_io_result_of(job).size)
   io.drop(job)

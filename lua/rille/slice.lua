@@ -42,7 +42,7 @@ local function new_from(scratch)
 end
 Slice.new_from = new_from
 
-local nothing = ffi.new("rille_cell") -- its epoch never changes
+local nothing = C.rille_cell_of_nothing()
 
 -- A slice of no bytes that never expires.
 function Slice.empty()

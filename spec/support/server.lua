@@ -340,25 +340,43 @@ function Server:states(count)
   return states
 end
 
--- That of one loop, the first to answer.
+-- That of one loop, the first to answer: for servers with one.
 function Server:state()
   return self:states(1)[1]
 end
 
--- Wait until the state fulfils something: fn(state) -> true. The state; fails the spec after some seconds.
-function Server:wait_state(fn, seconds)
+local function text_of_state(state)
+  local parts = {}
+  for k, v in pairs(state) do parts[#parts + 1] = k .. "=" .. v end
+  table.sort(parts)
+  return table.concat(parts, " ")
+end
+
+-- Wait until the state of each of so many loops (1) fulfils something: fn(state) -> true. The states, more than one as a list; fails the
+-- spec after some seconds.
+function Server:wait_state(fn, seconds, count)
+  count = count or 1
   local last
   local found = net.poll_until(function()
-    last = self:state()
-    return fn(last) and last
+    last = self:states(count)
+    for i = 1, count do
+      if not fn(last[i]) then return false end
+    end
+    return true
   end, seconds)
   if not found then
-    local parts = {}
-    for k, v in pairs(last or {}) do parts[#parts + 1] = k .. "=" .. v end
-    table.sort(parts)
-    error("the state never came about: " .. table.concat(parts, " "), 0)
+    local texts = {}
+    for i, state in ipairs(last) do texts[i] = text_of_state(state) end
+    error("the state never came about: " .. table.concat(texts, "\n"), 0)
   end
-  return found
+  return count > 1 and last or last[1]
+end
+
+local function has_none(state) return state.connections == 0 end
+
+-- Wait until none of so many loops has a connection.
+function Server:wait_empty(count)
+  return self:wait_state(has_none, nil, count)
 end
 
 -- For after_each: everything this spec opened is closed, every server stopped and checked.

@@ -10,6 +10,7 @@ long net_sendto(int fd, const void *from, size_t size, int flags, const void *ad
 local C = net.C
 local SOCK_DGRAM, SOCK_FLAGS = 2, 0x80000 + 0x800 -- CLOEXEC, NONBLOCK
 local SOL_SOCKET, SO_SNDBUF, SO_RCVBUF = 1, 7, 8
+local IPPROTO_UDP, UDP_SEGMENT = 17, 103
 local ROOM = 256 * 1024
 
 local Client = {}
@@ -71,6 +72,11 @@ function Client:send_to(bytes, url)
   local _, address, size = parse(url)
   if C.net_sendto(self.fd, bytes, #bytes, 0, address, size) < 0 then fail(self, "sendto: %s", net.errno_name(ffi.errno())) end
   return self
+end
+
+-- From now on what is sent goes out as datagrams of so many bytes (UDP_SEGMENT). Whether the kernel has that.
+function Client:segment(size)
+  return net.set_option(self.fd, IPPROTO_UDP, UDP_SEGMENT, size)
 end
 
 -- The next datagram, or nil after so many seconds (5).

@@ -54,6 +54,11 @@ local function print_loops(answer)
                       count(t.errors) }
   print_table(rows)
   for _, l in ipairs(answer.loops) do
+    if l.moved_in + l.moved_out > 0 then
+      say("  loop %d: %d connections came from other loops, %d went to others", l.id, l.moved_in, l.moved_out)
+    end
+  end
+  for _, l in ipairs(answer.loops) do
     if l.stalled then say("  loop %d is stalled for %s; its numbers are %s old", l.id, span(l.since), span(l.age)) end
   end
 end
@@ -92,6 +97,8 @@ local function print_shared(answer)
       t.dropped)
   end
   if answer.more_topics > 0 then say("  and %d more topics", answer.more_topics) end
+  local c = answer.children
+  if c.started > 0 then say("  programs: %d run, %d started", c.running, c.started) end
   local b, l = answer.blocks, answer.log
   say("  blocks: %s in use, %s cached; %d slices retained, %d leaked", bytes(b.bytes), bytes(b.cached_bytes), b.slices, b.slices_leaked)
   say("  log lines: %d error, %d warn, %d info, %d debug; %d dropped", l.error, l.warn, l.info, l.debug, l.dropped)
