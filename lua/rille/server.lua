@@ -5,6 +5,7 @@ local ffi = require "ffi"
 
 local C = require "rille.core"
 local boot = require "rille.boot"
+local chunk = require "rille.chunk"
 local dict = require "rille.dict"
 local dispatch = require "rille.dispatch"
 local errors = require "rille.errors"
@@ -100,7 +101,7 @@ local function plan_of(conf, i, loop_id)
   return {
     label = label_of(one), generation = 1, loop_id = loop_id, loop_count = conf.loops, server = one,
     number = i, groups = i * GROUPS, linger = conf.timeouts.linger, io_timeout = conf.io.timeout,
-    limits = one.limits, is_dev = conf.dev,
+    limits = one.limits, is_dev = conf.dev, chunks = server.chunks[i] and server.chunks[i].id,
     path = (conf.path and conf.path .. ";" or "") .. package.path,
     cpath = (conf.cpath and conf.cpath .. ";" or "") .. package.cpath,
   }
@@ -132,6 +133,8 @@ function server.build(conf)
   if problem then return nil, problem end
   local team = C.rille_team_new(conf.loops, err_box)
   if team == nil then return nil, ("cannot make %d loops: %s"):format(conf.loops, errors.text[-err_box[0]]) end
+  server.chunks = {} -- a reference to each, for states that take the place of others
+  for i, one in ipairs(conf.servers) do server.chunks[i] = chunk.new(label_of(one)) end
   for id = 1, conf.loops do
     local loop = C.rille_team_loop(team, id)
     set_up(loop, conf)
