@@ -38,9 +38,11 @@ rille_generation *rille_generation_new(uint32_t server, uint32_t number, const c
   int place = take_place();
   *err = place < 0 ? RILLE_ERR_FULL : RILLE_OK;
   rille_generation *g = place < 0 ? NULL : calloc(1, sizeof *g);
-  if (!g) {
-    if (!*err) give_place((uint32_t)place);
-    if (!*err) *err = RILLE_ERR_NO_MEMORY;
+  if (!g && place >= 0) *err = RILLE_ERR_NO_MEMORY;
+  if (g) g->chunks = rille_chunks_new(label, err);
+  if (!g || !g->chunks) {
+    if (place >= 0) give_place((uint32_t)place);
+    free(g);
     return NULL;
   }
   atomic_store(&g->refs, 1);
@@ -57,12 +59,11 @@ void rille_generation_retain(rille_generation *g) { atomic_fetch_add(&g->refs, 1
 void rille_generation_release(rille_generation *g) {
   if (atomic_fetch_sub(&g->refs, 1) != 1) return;
   give_place(g->place);
+  rille_chunks_release(g->chunks);
   free(g);
 }
 
-void rille_generation_set_hash(rille_generation *g, const char *hash) {
-  snprintf(g->hash, sizeof g->hash, "%s", hash);
-}
+rille_chunks *rille_generation_chunks(rille_generation *g) { return g->chunks; }
 
 /* ---- counting -------------------------------------------------------------------------------------------------- */
 

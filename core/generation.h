@@ -20,7 +20,7 @@ struct rille_generation {
   uint32_t number; /* 1.. */
   uint32_t place;  /* of its states among those of a loop, the same on every loop; nobody else's meanwhile */
   char label[64];  /* name@number */
-  char hash[24];   /* of its files; "": not known */
+  rille_chunks *chunks; /* a reference; its files */
 
   /* any thread, atomic */
   _Atomic uint32_t refs;

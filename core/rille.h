@@ -483,6 +483,7 @@ int rille_log_take(char *to, double max);
 void rille_log_count(rille_log_counts *out);
 
 #include "rille_accept.h"
+#include "rille_chunk.h"
 #include "rille_codec.h"
 #include "rille_conn.h"
 #include "rille_control.h"

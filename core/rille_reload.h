@@ -9,8 +9,8 @@
 rille_generation *rille_generation_new(uint32_t server, uint32_t number, const char *label, int *err);
 void rille_generation_retain(rille_generation *g);
 void rille_generation_release(rille_generation *g);
-/* before others know it */
-void rille_generation_set_hash(rille_generation *g, const char *hash);
+/* borrowed; the files that its states load */
+rille_chunks *rille_generation_chunks(rille_generation *g);
 /* Count and time its messages from now on, from nothing, or no longer. It breaks when more than guard_rate of at least guard_after
  * messages fail; guard_after 0: it does not. */
 void rille_generation_watch(rille_generation *g, int is_watched, double guard_after, double guard_rate);

@@ -1,8 +1,9 @@
 /*
- * state: see state.h. The only file that speaks the Lua C API; lua_* is served by the executable that loaded the library.
+ * state: see state.h. It and chunk_*.c speak the Lua C API; lua_* is served by the executable that loaded the library.
  */
 #include "state.h"
 
+#include "chunk.h"
 #include "control.h"
 #include "listener.h"
 #include "log.h"
@@ -236,6 +237,7 @@ static bool build(rille_state *state, char *message, size_t message_size) {
   }
   state->lua = L;
   luaL_openlibs(L);
+  rille_chunk_open(L);
   lua_pushcfunction(L, gc_step);
   state->step_index = lua_gettop(L);
   lua_pushcfunction(L, gc_all);
@@ -448,6 +450,7 @@ typedef struct opening {
 static int open_vm(lua_State *L) {
   const opening *o = lua_touserdata(L, 1);
   luaL_openlibs(L);
+  rille_chunk_open(L);
   lua_getglobal(L, "debug");
   lua_getfield(L, -1, "traceback");
   lua_pushvalue(L, -1);

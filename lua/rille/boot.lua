@@ -5,6 +5,7 @@ local ffi = require "ffi"
 
 local C = require "rille.core"
 local balance = require "rille.balance"
+local chunk = require "rille.chunk"
 local codecs = require "rille.codec"
 local concurrency = require "rille.concurrency"
 local conn = require "rille.conn"
@@ -226,6 +227,7 @@ function boot.main(loop_address, state_address, bytes)
   local loop = ffi.cast("rille_loop *", ffi.cast("uintptr_t", loop_address))
   local handle = ffi.cast("rille_state *", ffi.cast("uintptr_t", state_address))
   package.path, package.cpath = plan.path, plan.cpath
+  if plan.chunks then chunk.install(plan.chunks) end
   C.rille_state_set_library(handle, debug.getinfo(1, "S").source:match("^(.*/)boot%.lua$") or "")
   boot.attach(loop, handle, plan)
   vm.seed()

@@ -4,6 +4,7 @@
 local ffi = require "ffi"
 
 local C = require "rille.core"
+local chunk = require "rille.chunk"
 local errors = require "rille.errors"
 local log = require "rille.log"
 local misuse = require "rille.misuse"
@@ -135,6 +136,7 @@ local function environment_of(core, p)
   if core.path == package.path and core.cpath == package.cpath then return core.environment end
   local bytes = require("string.buffer").encode {
     path = package.path, cpath = package.cpath, label = state.label, generation = state.generation, pool = core.name,
+    chunks = chunk.current,
   }
   local number = C.rille_pool_environment(p, vm.source("rille.worker"), bytes, #bytes)
   if number < 0 then return nil, text[-number] end

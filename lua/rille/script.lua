@@ -2,6 +2,7 @@
 -- with file, line and traceback, and the end of the one connection they were raised for.
 
 local C = require "rille.core"
+local chunk = require "rille.chunk"
 local log = require "rille.log"
 local state = require "rille.state"
 local task = require "rille.task"
@@ -28,6 +29,7 @@ local OTHER = {
 
 -- The file of a script given as a path or as a module name. nil, message when there is none.
 function script.find(name)
+  if chunk.is_kept(name) then return name end -- whatever became of it since
   local file = io.open(name, "r")
   if file then
     local is_directory = not file:read(0) and file:seek("end") ~= 0
@@ -71,9 +73,9 @@ end
 -- Load and run a script file with its options. Its hooks and what it returned, or nil and a message: one line for a file that cannot
 -- be read or parsed, a traceback for one that raised.
 function script.load(path, options)
-  local chunk, err = loadfile(path)
-  if not chunk then return nil, ("cannot load script %s"):format(err) end
-  local ok, value = xpcall(chunk, debug.traceback, options or {})
+  local main, err = chunk.load(path)
+  if not main then return nil, ("cannot load script %s"):format(err) end
+  local ok, value = xpcall(main, debug.traceback, options or {})
   if not ok then return nil, ("script %s failed: %s"):format(path, tostring(value)) end
   local hooks, message = script.hooks_of(value, path)
   if not hooks then return nil, message end

@@ -115,7 +115,7 @@ end
 local function build_states(loop, loop_id, conf, generations, main)
   for i, one in ipairs(conf.servers) do
     if not one.only_loop or one.only_loop == loop_id then
-      local its = plan.of(conf, i, 1)
+      local its = plan.of(conf, i, 1, generations[i])
       its.loop_id = loop_id
       its.banner = loop_id == 1 and i == #conf.servers and banner_of(conf) or nil
       local bytes = require("string.buffer").encode(its)

@@ -1,8 +1,13 @@
 -- vm: what every Lua state that Rille makes gets, on a loop or in a worker: a seed, a print that goes to the log.
 
+local C = require "rille.core"
 local log = require "rille.log"
 
 local vm = {}
+
+-- The states that are made from here on take the library's code from memory, where the first of them puts it.
+local root = debug.getinfo(1, "S").source:match("^@(.*)rille/vm%.lua$")
+if root then C.rille_chunks_set_library(root) end
 
 -- A seed from the kernel: every fresh state would give the same random numbers otherwise.
 function vm.seed()

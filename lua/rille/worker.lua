@@ -4,6 +4,7 @@
 local ffi = require "ffi"
 
 local C = require "rille.core"
+local chunk = require "rille.chunk"
 local log = require "rille.log"
 local job_stream = require "rille.job_stream"
 local leaks = require "rille.leaks"
@@ -92,6 +93,7 @@ function worker.main(address, bytes)
   handle = ffi.cast("rille_worker *", ffi.cast("uintptr_t", address))
   worker.pool = plan.pool
   package.path, package.cpath = plan.path, plan.cpath
+  if plan.chunks then chunk.install(plan.chunks) end
   log.set_context(plan.label, 0)
   leaks.begin()
   vm.seed()

@@ -82,7 +82,7 @@ local function make_server(conf, team, number, pointer_of_first)
     reload = one.reload or conf.reload, requests = channel(64),
   }
   server.plan = function(generation)
-    local its = plan.of(conf, number, generation.number)
+    local its = plan.of(conf, number, generation.number, generation.g)
     its.is_staged, its.path, its.cpath = true, conf.path_of_states, conf.cpath_of_states
     return its
   end
