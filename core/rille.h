@@ -473,6 +473,7 @@ void rille_log_count(rille_log_counts *out);
 #include "rille_conn.h"
 #include "rille_control.h"
 #include "rille_dict.h"
+#include "rille_errand.h"
 #include "rille_fs.h"
 #include "rille_http.h"
 #include "rille_metric.h"

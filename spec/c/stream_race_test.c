@@ -95,7 +95,7 @@ static size_t check_output(rille_stream *s, rille_linkbuffer *to, uint64_t at) {
 static void there_and_back(void **unused) {
   (void)unused;
   int err;
-  const rille_pool_options none = {.max = -1, .scale_threshold = -1, .queue = -1, .idle_ms = -1};
+  const rille_pool_options none = {.max = -1, .scale_threshold = -1, .queue = -1, .idle_ms = -1, .memory = -1};
   rille_pool *pool = rille_pool_open("race", &none, &err);
   rille_loop *loop = rille_loop_new(1, &err);
   assert_true(pool && loop);
@@ -144,7 +144,7 @@ static void *flood(void *arg) {
 static void aborted(void **unused) {
   (void)unused;
   int err;
-  const rille_pool_options none = {.max = -1, .scale_threshold = -1, .queue = -1, .idle_ms = -1};
+  const rille_pool_options none = {.max = -1, .scale_threshold = -1, .queue = -1, .idle_ms = -1, .memory = -1};
   rille_pool *pool = rille_pool_open("abort", &none, &err);
   rille_loop *loop = rille_loop_new(1, &err);
   rille_state *state = rille_state_host(loop, 1, "race@1");
