@@ -291,7 +291,10 @@ void rille_conn_settle(rille_conn *c) {
   bool ended = c->error || c->flags & RILLE_CONN_EOF;
   if (ended || c->flags & RILLE_CONN_CLOSING) {
     if (c->flags & RILLE_CONN_READER) rille_conn_input_changed(c);
-    if (c->error || c->fd < 0) rille_conn_wake_writers(c);
+    if (c->error || c->fd < 0) {
+      rille_conn_wake_writers(c);
+      if (c->http) rille_http_lost(c);
+    }
   }
   if (ended && (rille_conn_input_len(c) == 0 || !(c->flags & (RILLE_CONN_BUSY | RILLE_CONN_OPENING)))) part(c);
 

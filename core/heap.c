@@ -30,7 +30,7 @@ static void raise(lua_State *L, lua_Debug *at) {
   unhook(heap);
   size_t share = heap->limit / 16;
   heap->bound = heap->used + (share > SPARE_MIN ? share : SPARE_MIN);
-  luaL_error(L, "not enough memory (limits.memory is %d KiB)", (int)(heap->limit / 1024));
+  luaL_error(L, "not enough memory (%s is %d KiB)", heap->key, (int)(heap->limit / 1024));
 }
 
 static void *counted(void *data, void *old, size_t old_size, size_t size) {
@@ -44,13 +44,17 @@ static void *counted(void *data, void *old, size_t old_size, size_t size) {
   return p;
 }
 
-void rille_heap_guard(rille_heap *heap, struct lua_State *L, size_t limit) {
-  if (limit == 0) return;
+size_t rille_heap_guard(rille_heap *heap, struct lua_State *L, size_t limit, const char *key) {
+  heap->is_hooked = heap->is_passed = false; /* the state before may have been closed in the middle */
+  heap->used = 0;
+  if (limit == 0) return 0;
+  heap->key = key;
   heap->lua = L;
   heap->limit = heap->bound = limit;
   heap->used = (size_t)lua_gc(L, LUA_GCCOUNT, 0) * 1024 + (size_t)lua_gc(L, LUA_GCCOUNTB, 0);
   heap->inner = lua_getallocf(L, &heap->inner_data);
   lua_setallocf(L, counted, heap);
+  return limit;
 }
 
 void rille_heap_unguard(rille_heap *heap) {

@@ -21,11 +21,12 @@ typedef struct rille_heap {
   size_t bound;       /* the limit, and some more once the script was told, so that the error can be handled */
   bool is_hooked;
   bool is_passed;    /* the limit was, since the heap was last settled */
+  const char *key;   /* static; of the configuration, for the error: "limits.memory" */
   char library[256]; /* what the names of the library's own files begin with: nothing is raised in there */
 } rille_heap;
 
-/* Count from here on; limit 0: none, and nothing is counted. */
-void rille_heap_guard(rille_heap *heap, struct lua_State *L, size_t limit);
+/* Count from here on; limit 0: none, and nothing is counted. The limit. */
+size_t rille_heap_guard(rille_heap *heap, struct lua_State *L, size_t limit, const char *key);
 /* Before lua_close, which frees only an allocator that it knows. */
 void rille_heap_unguard(rille_heap *heap);
 /* After a whole collection: forget that the limit was passed. False: what lives leaves too little room to go on. */

@@ -59,14 +59,15 @@ int rille_http_set(rille_service *service, int setting, double value) {
 
 /* ---- exchanges come with a request and go with its answer ------------------------------------------------------- */
 
-/* Ready for the first byte of a request; buffers stay for it. */
-static void start(rille_http *http, uint32_t now_ms) {
+/* Buffers stay for it. */
+void rille_http_start(rille_http *http, uint32_t now_ms) {
   http->phase = RILLE_HTTP_HEADING;
   http->framing = RILLE_HTTP_UNSENT;
   http->is_kept = http->is_borrowed = http->is_continued = http->keep_alive = false;
   http->since_ms = now_ms;
   http->waited_ms = 0;
   http->block = NULL;
+  http->job = NULL;
   http->path_size = 0;
   http->body_left = http->body_read = 0;
   http->has_whole = http->is_waiting = false;
@@ -76,22 +77,26 @@ static void start(rille_http *http, uint32_t now_ms) {
   rille_http_head_init(&http->head, http->inline_fields, RILLE_HTTP_FIELDS_FIRST);
 }
 
+rille_http *rille_http_new(void) {
+  rille_http *http = malloc(sizeof *http);
+  if (!http) return NULL;
+  memset(http, 0, offsetof(rille_http, inline_fields));
+  http->cell = rille_cell_take();
+  if (http->cell) return http;
+  free(http);
+  return NULL;
+}
+
 static rille_http *take(rille_loop *loop) {
   rille_http *http = loop->exchanges;
   if (http) {
     loop->exchanges = http->next;
     loop->exchange_count--;
   } else {
-    http = malloc(sizeof *http);
+    http = rille_http_new();
     if (!http) return NULL;
-    memset(http, 0, offsetof(rille_http, inline_fields));
-    http->cell = rille_cell_take();
-    if (!http->cell) {
-      free(http);
-      return NULL;
-    }
   }
-  start(http, loop->now_ms);
+  rille_http_start(http, loop->now_ms);
   return http;
 }
 
@@ -102,8 +107,7 @@ void rille_http_free(rille_http *http) {
   free(http);
 }
 
-/* What the exchange holds of connection and loop, at its end. Slices of the head expire. */
-static void let_go(rille_loop *loop, rille_http *http) {
+void rille_http_forget_head(rille_http *http) {
   if (http->is_borrowed) {
     http->cell = rille_cell_advance(http->cell);
     if (!http->cell) http->cell = rille_cell_take();
@@ -116,10 +120,15 @@ static void let_go(rille_loop *loop, rille_http *http) {
     copy = next;
   }
   http->copies = NULL;
-  if (http->body) rille_loop_buffer_give(loop, http->body);
-  http->body = NULL;
   if (http->head.fields != http->inline_fields) free(http->head.fields);
   http->head.fields = http->inline_fields;
+}
+
+/* What the exchange holds of connection and loop, at its end. */
+static void let_go(rille_loop *loop, rille_http *http) {
+  rille_http_forget_head(http);
+  if (http->body) rille_loop_buffer_give(loop, http->body);
+  http->body = NULL;
 }
 
 static void give(rille_loop *loop, rille_http *http) {
@@ -276,7 +285,7 @@ bool rille_http_arrived(rille_conn *c) {
   if (http && http->phase == RILLE_HTTP_DISCARDING) {
     if (!discard_rest(c, http)) return false;
     let_go(c->loop, http);
-    start(http, c->loop->now_ms);
+    rille_http_start(http, c->loop->now_ms);
     if (rille_conn_input_len(c) == 0) {
       rille_http_drop(c);
       return false;
@@ -378,7 +387,7 @@ static bool begin_next(rille_conn *c, rille_http *http) {
     c->http = NULL;
     return false;
   }
-  start(http, c->loop->now_ms);
+  rille_http_start(http, c->loop->now_ms);
   if (rille_http_arrived(c)) return true;
   if (c->http)
     c->http->since_ms = rille_loop_fresh_ms(c->loop); /* the handler's own time is not taken from the client's */

@@ -52,6 +52,7 @@ typedef struct rille_http rille_http;
 
 struct rille_http {
   rille_http *next;   /* on the loop's free list */
+  rille_stream *job;  /* borrowed; of a handler that runs on a worker, see errand.h */
   uint8_t phase;      /* enum rille_http_phase */
   uint8_t framing;    /* enum rille_http_framing, of the answer */
   bool is_kept;       /* block is a counted reference */
@@ -109,6 +110,14 @@ size_t rille_http_input_limit(const rille_conn *c);
 /* The input is about to be released: what the script holds of the head stays. */
 void rille_http_keep(rille_http *http);
 void rille_http_free(rille_http *http);
+/* owned; NULL when there is no memory */
+rille_http *rille_http_new(void);
+/* Ready for a request's first byte, which comes at now_ms. */
+void rille_http_start(rille_http *http, uint32_t now_ms);
+/* Slices of the head expire, and its memory is given back. */
+void rille_http_forget_head(rille_http *http);
+/* The connection broke: a worker that handles its request is told. */
+void rille_http_lost(rille_conn *c);
 /* rille_service_set for the settings from RILLE_SET_HTTP on */
 int rille_http_set(rille_service *service, int setting, double value);
 
@@ -116,12 +125,17 @@ static inline bool rille_http_is_over(const rille_http *http) {
   return http->head.is_chunked ? rille_http_chunk_is_done(&http->chunk) : http->body_left == 0;
 }
 
-/* inside http*.c */
+/* inside http*.c and errand.c */
 
 /* Answer with this status, where that is still possible, and close. reason: enum rille_err for on_close. */
 void rille_http_refuse(rille_conn *c, int status, int reason);
 /* Step over framing: how many bytes of body stand in one piece at the front of the input, 0: none, or a negative status. */
 int64_t rille_http_piece(rille_conn *c, rille_http *http);
+/* What has come of the body, to the end of a LinkBuffer, which is flushed: until at least max bytes were moved. How many, or a negative
+ * status. Gives back the input. */
+int64_t rille_http_move_body(rille_conn *c, rille_http *http, rille_linkbuffer *to, size_t max);
+/* The same for a reader: 0, RILLE_PARK (if it may wait, else 0), RILLE_HTTP_END or an error, as rille_http_read. */
+int rille_http_feed(rille_conn *c, rille_linkbuffer *to, size_t max, bool may_wait);
 /* n bytes of that piece were consumed. 0, or a negative status: the body is larger than allowed. */
 int rille_http_took(const rille_conn *c, rille_http *http, size_t n);
 /* An answer of the server itself, instead of what the script has set. text: the body. */

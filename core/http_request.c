@@ -195,23 +195,28 @@ static int look(rille_conn *c, rille_http *http) {
   return c->flags & RILLE_CONN_CLOSING ? rille_conn_ended(c) : RILLE_OK;
 }
 
+int64_t rille_http_move_body(rille_conn *c, rille_http *http, rille_linkbuffer *to, size_t max) {
+  int64_t n = 0, moved = 0;
+  while ((uint64_t)moved < max && (n = rille_http_piece(c, http)) > 0) {
+    rille_slice piece;
+    int err = rille_linkbuffer_next(c->in, (double)n, &piece);
+    if (err == RILLE_OK) err = rille_linkbuffer_write_slice(to, &piece);
+    if (err != RILLE_OK) return -500;
+    int status = rille_http_took(c, http, (size_t)n);
+    if (status) return status;
+    moved += n;
+  }
+  rille_linkbuffer_flush(to);
+  if (c->in) rille_conn_release_input(c);
+  return n < 0 ? n : moved;
+}
+
 /* Move what has come of a chunked body to a buffer of its own, where it is in one piece. 0, or a negative status. */
 static int64_t collect(rille_conn *c, rille_http *http) {
   if (!http->body) http->body = rille_loop_buffer_take(c->loop);
   if (!http->body) return -500;
-  int64_t n;
-  while ((n = rille_http_piece(c, http)) > 0) {
-    rille_slice piece;
-    int err = rille_linkbuffer_next(c->in, (double)n, &piece);
-    if (err == RILLE_OK) err = rille_linkbuffer_write_slice(http->body, &piece);
-    if (rille_linkbuffer_total(http->body) > RILLE_BLOCK_REQUEST_MAX) return -413; /* it could not be one piece */
-    if (err != RILLE_OK) return -500;
-    int status = rille_http_took(c, http, (size_t)n);
-    if (status) return status;
-  }
-  rille_linkbuffer_flush(http->body);
-  if (c->in) rille_conn_release_input(c);
-  return n;
+  int64_t n = rille_http_move_body(c, http, http->body, SIZE_MAX);
+  return rille_linkbuffer_total(http->body) > RILLE_BLOCK_REQUEST_MAX ? -413 : n; /* it could not be one piece */
 }
 
 static int read_chunked(rille_conn *c, rille_http *http) {
@@ -242,6 +247,17 @@ int rille_http_body(rille_conn *c, rille_slice *out) {
   }
   *out = http->whole;
   return RILLE_OK;
+}
+
+int rille_http_feed(rille_conn *c, rille_linkbuffer *to, size_t max, bool may_wait) {
+  rille_http *http = c->http;
+  int err = look(c, http);
+  if (err) return err;
+  int64_t moved = rille_http_move_body(c, http, to, max);
+  if (moved < 0) return refuse_body(c, moved);
+  if (moved > 0) return RILLE_OK;
+  if (rille_http_is_over(http)) return RILLE_HTTP_END;
+  return may_wait ? wait_for(c, http, 1) : RILLE_OK;
 }
 
 int rille_http_read(rille_conn *c, double max, rille_slice *out) {

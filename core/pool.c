@@ -11,7 +11,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { QUEUE = 1024, IDLE_MS = 60000 };
+enum { QUEUE = 1024, IDLE_MS = 60000, MEMORY = 1 << 30 };
 
 static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
 static rille_pool *pools; /* under it; each is a reference */
@@ -30,8 +30,8 @@ static rille_pool *make(const char *name) {
   if (!pool) return NULL;
   snprintf(pool->name, sizeof pool->name, "%s", name);
   atomic_store(&pool->refs, 1);
-  pool->options =
-      (rille_pool_options){.max = rille_cpu_count(), .scale_threshold = 1, .queue = QUEUE, .idle_ms = IDLE_MS};
+  pool->options = (rille_pool_options){
+      .max = rille_cpu_count(), .scale_threshold = 1, .queue = QUEUE, .idle_ms = IDLE_MS, .memory = MEMORY};
   pthread_condattr_t monotonic;
   pthread_condattr_init(&monotonic);
   pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
@@ -65,16 +65,18 @@ static void set(double *option, double wanted) {
 /* Under the lock: the first options that are given hold, for good; the same may be given again. */
 static int fix(rille_pool *pool, const rille_pool_options *o) {
   const rille_pool_options *given = &pool->given;
-  if (o->max < 0 && o->scale_threshold < 0 && o->queue < 0 && o->idle_ms < 0) return RILLE_OK;
+  if (o->max < 0 && o->scale_threshold < 0 && o->queue < 0 && o->idle_ms < 0 && o->memory < 0) return RILLE_OK;
   if (pool->is_fixed) {
     bool is_other = differs(o->max, given->max) || differs(o->scale_threshold, given->scale_threshold) ||
-                    differs(o->queue, given->queue) || differs(o->idle_ms, given->idle_ms);
+                    differs(o->queue, given->queue) || differs(o->idle_ms, given->idle_ms) ||
+                    differs(o->memory, given->memory);
     return is_other ? RILLE_ERR_INVALID : RILLE_OK;
   }
   set(&pool->options.max, o->max);
   set(&pool->options.scale_threshold, o->scale_threshold);
   set(&pool->options.queue, o->queue);
   set(&pool->options.idle_ms, o->idle_ms);
+  set(&pool->options.memory, o->memory);
   pool->given = pool->options; /* what was left out stands as its default; resize changes only the other copy */
   pool->is_fixed = true;
   return RILLE_OK;

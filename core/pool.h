@@ -93,6 +93,10 @@ struct rille_worker {
   pthread_t thread;
   rille_worker *next; /* under the lock: of pool->first_worker or pool->ended */
 
+  /* its thread */
+  struct rille_vm *vm; /* borrowed; that of the job, or the one that is made */
+  size_t memory;       /* limit of its heap */
+
   /* under the lock */
   rille_job *job; /* a reference; the one it runs */
   uint64_t since_ns;

@@ -490,6 +490,7 @@ void rille_log_count(rille_log_counts *out);
 #include "rille_dict.h"
 #include "rille_encoding.h"
 #include "rille_file_watch.h"
+#include "rille_errand.h"
 #include "rille_fs.h"
 #include "rille_http.h"
 #include "rille_metric.h"

@@ -19,6 +19,7 @@ typedef struct rille_pool_options {
   double scale_threshold; /* jobs that wait for nobody before another worker is started */
   double queue;           /* jobs that wait */
   double idle_ms;         /* after which a worker ends */
+  double memory;          /* bytes of a worker's Lua state; 0: no limit */
 } rille_pool_options;
 
 typedef struct rille_pool_stats {
@@ -84,6 +85,9 @@ rille_linkbuffer *rille_parcel_take_buffer(rille_parcel *parcel); /* owned */
 /* ---- workers: their own thread --------------------------------------------------------------------------------- */
 
 rille_job *rille_worker_job(rille_worker *worker); /* borrowed until rille_worker_answer */
+/* What the names of the library's own files begin with. */
+void rille_worker_set_library(rille_worker *worker, const char *prefix);
+int rille_worker_is_short(const rille_worker *worker); /* the job has passed the limit of the Lua state's memory */
 /* The job is done, its output packed. 0: nobody will hear of it. */
 int rille_worker_answer(rille_worker *worker, int failed);
 

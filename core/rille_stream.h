@@ -18,6 +18,8 @@ enum rille_stream_side { RILLE_STREAM_INPUT, RILLE_STREAM_OUTPUT };
  * RILLE_EVENT_STREAM with this token. */
 rille_stream *rille_stream_new(rille_pool *pool, rille_state *state, uint32_t token, double limit);
 void rille_stream_release(rille_stream *s);
+/* The same, and a job that still uses it fails from now on. */
+void rille_stream_close(rille_stream *s);
 /* The job is to read and write it; before it is submitted. One job at a time. */
 void rille_job_use_stream(rille_job *job, rille_stream *s);
 /* Bytes of input there is room for; 0: an event says when there is. */
@@ -53,6 +55,8 @@ rille_linkbuffer *rille_stream_input(rille_stream *s);  /* borrowed: its reader'
 rille_linkbuffer *rille_stream_output(rille_stream *s); /* borrowed: its writer's side */
 /* The slices of the input expire, and their bytes make room for others. */
 void rille_stream_give_back(rille_stream *s);
+/* Publish and give back, without a word to the loop: the job's answer follows, after which it looks. */
+void rille_stream_finish(rille_stream *s);
 /* Bytes of the input that were taken so far, whether given back or not. */
 double rille_stream_consumed(rille_stream *s);
 /* 0, or why nothing can be written. */

@@ -251,7 +251,7 @@ static bool build(rille_state *state, char *message, size_t message_size) {
     lua_pushnumber(L, (lua_Number)(uintptr_t)state->loop);
     lua_pushnumber(L, (lua_Number)(uintptr_t)state);
     lua_pushlstring(L, state->arguments, state->arguments_size);
-    rille_heap_guard(&state->heap, L, state->memory);
+    rille_heap_guard(&state->heap, L, state->memory, "limits.memory");
     failed = lua_pcall(L, 3, 2, state->handler_index);
   }
   if (!failed && lua_isfunction(L, -2)) {
@@ -471,14 +471,15 @@ static void say(lua_State *L, char *message, size_t size) {
   lua_pop(L, 1);
 }
 
-bool rille_vm_open(rille_vm *vm, const char *source, const char *arguments, size_t size, void *owner, char *message,
-                   size_t message_size) {
+bool rille_vm_open(rille_vm *vm, const char *source, const char *arguments, size_t size, void *owner, size_t memory,
+                   char *message, size_t message_size) {
   opening o = {.vm = vm, .source = source, .arguments = arguments, .size = size, .owner = owner};
   vm->lua = luaL_newstate();
   if (!vm->lua) {
     snprintf(message, message_size, "no memory for a Lua state");
     return false;
   }
+  vm->look_at = rille_heap_guard(&vm->heap, vm->lua, memory, "the pool's memory") / 2;
   if (lua_cpcall(vm->lua, open_vm, &o) == 0) return true;
   say(vm->lua, message, message_size);
   rille_vm_close(vm);
@@ -505,9 +506,18 @@ bool rille_vm_call(rille_vm *vm, char *message, size_t message_size) {
 void rille_vm_collect(rille_vm *vm) {
   lua_pushcfunction(vm->lua, gc_all);
   if (lua_pcall(vm->lua, 0, 0, 0) != 0) lua_pop(vm->lua, 1); /* a finalizer's error; the next cycle goes on */
+  vm->look_at = vm->heap.used < vm->heap.limit ? (vm->heap.used + vm->heap.limit) / 2 : vm->heap.limit;
+  rille_heap_pace(&vm->heap, (double)vm->heap.used);
+}
+
+bool rille_vm_settle(rille_vm *vm) {
+  if (!vm->heap.lua || (!vm->heap.is_passed && vm->heap.used <= vm->look_at)) return true;
+  rille_vm_collect(vm);
+  return rille_heap_settle(&vm->heap);
 }
 
 void rille_vm_close(rille_vm *vm) {
+  rille_heap_unguard(&vm->heap);
   lua_close(vm->lua);
   vm->lua = NULL;
 }

@@ -3,6 +3,7 @@
  */
 #include "stream.h"
 
+#include "errand.h"
 #include "loop.h"
 #include "pool.h"
 
@@ -20,6 +21,7 @@ enum { RETRY_NS = 1000000 };
 static void free_parts(rille_stream *s) {
   if (s->input.buffer) rille_linkbuffer_free(s->input.buffer);
   if (s->output.buffer) rille_linkbuffer_free(s->output.buffer);
+  if (s->errand) rille_errand_free(s->errand);
   free(s);
 }
 
@@ -50,6 +52,25 @@ void rille_stream_release(rille_stream *s) {
   rille_pool_release(pool);
 }
 
+void rille_stream_close(rille_stream *s) {
+  rille_stream_abort(s, RILLE_ERR_CANCELLED);
+  rille_stream_release(s);
+}
+
+static void reset_pipe(rille_pipe *pipe) {
+  rille_linkbuffer_reset(pipe->buffer);
+  pipe->put = 0;
+  atomic_store(&pipe->freed, 0);
+  atomic_store(&pipe->end, 0);
+  atomic_store(&pipe->loop_waits, 0);
+}
+
+void rille_stream_reset(rille_stream *s) {
+  reset_pipe(&s->input);
+  reset_pipe(&s->output);
+  atomic_store(&s->worker_waits, 0);
+}
+
 void rille_job_use_stream(rille_job *job, rille_stream *s) {
   atomic_fetch_add(&s->refs, 1);
   job->stream = s;
@@ -57,7 +78,7 @@ void rille_job_use_stream(rille_job *job, rille_stream *s) {
 
 /* ---- bells ----------------------------------------------------------------------------------------------------- */
 
-static void ring_worker(rille_stream *s) {
+void rille_stream_ring_worker(rille_stream *s) {
   if (!atomic_exchange(&s->worker_waits, 0)) return;
   atomic_fetch_add(&s->bell, 1);
   syscall(SYS_futex, &s->bell, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
@@ -70,8 +91,7 @@ static void deliver(rille_loop *loop, const rille_message *m) {
 }
 
 /* The lock keeps the loop from being freed while its mailbox is used; it is taken once for each time the loop waits. */
-static void ring_loop(rille_stream *s, rille_pipe *pipe, uint32_t side) {
-  if (!atomic_exchange(&pipe->loop_waits, 0)) return;
+void rille_stream_tell_loop(rille_stream *s, uint32_t side) {
   rille_message m = {.deliver = deliver, .words = {s->state, s->token, side}};
   for (;;) {
     pthread_mutex_lock(&s->pool->lock);
@@ -80,6 +100,10 @@ static void ring_loop(rille_stream *s, rille_pipe *pipe, uint32_t side) {
     if (is_done) return;
     nanosleep(&(struct timespec){.tv_nsec = RETRY_NS}, NULL);
   }
+}
+
+static void ring_loop(rille_stream *s, rille_pipe *pipe, uint32_t side) {
+  if (atomic_exchange(&pipe->loop_waits, 0)) rille_stream_tell_loop(s, side);
 }
 
 /* ---- loop ------------------------------------------------------------------------------------------------------ */
@@ -100,7 +124,7 @@ static int fed(rille_stream *s, int err) {
   if (err) return err;
   s->input.put += (uint64_t)rille_linkbuffer_malloc_len(s->input.buffer);
   err = rille_linkbuffer_flush(s->input.buffer);
-  ring_worker(s);
+  rille_stream_ring_worker(s);
   return err;
 }
 
@@ -124,23 +148,23 @@ int rille_stream_feed_buffer(rille_stream *s, rille_linkbuffer *from) {
   rille_linkbuffer_release(from);
   if (err) return err;
   s->input.put += size;
-  ring_worker(s);
+  rille_stream_ring_worker(s);
   return RILLE_OK;
 }
 
 void rille_stream_end(rille_stream *s, int err) {
   atomic_store(&s->input.end, err);
-  ring_worker(s);
+  rille_stream_ring_worker(s);
 }
 
 void rille_stream_refuse(rille_stream *s, int err) {
   atomic_store(&s->output.end, err);
-  ring_worker(s);
+  rille_stream_ring_worker(s);
 }
 
 void rille_stream_abort(rille_stream *s, int err) {
   atomic_store(&s->aborted, err);
-  ring_worker(s);
+  rille_stream_ring_worker(s);
 }
 
 double rille_stream_ready(rille_stream *s) {
@@ -159,7 +183,7 @@ int rille_stream_drain(rille_stream *s, rille_linkbuffer *to) {
   rille_linkbuffer_free(part);
   rille_linkbuffer_release(s->output.buffer);
   atomic_store(&s->output.freed, atomic_load(&s->output.freed) + (uint64_t)n);
-  ring_worker(s);
+  rille_stream_ring_worker(s);
   return err;
 }
 
@@ -185,15 +209,17 @@ int rille_stream_writable(const rille_stream *s) {
   return err ? err : atomic_load(&s->output.end);
 }
 
-void rille_stream_publish(rille_stream *s) {
+static bool publish(rille_stream *s) {
   double n = rille_linkbuffer_malloc_len(s->output.buffer);
-  if (n == 0) return;
+  if (n == 0) return false;
   rille_linkbuffer_flush(s->output.buffer);
   s->output.put += (uint64_t)n;
-  ring_loop(s, &s->output, RILLE_STREAM_OUTPUT);
+  return true;
 }
 
-enum { LOOK_AGAIN = 1 };
+void rille_stream_publish(rille_stream *s) {
+  if (publish(s)) ring_loop(s, &s->output, RILLE_STREAM_OUTPUT);
+}
 
 static int look_at_input(rille_stream *s, double n) {
   int err = atomic_load(&s->aborted);
@@ -202,21 +228,21 @@ static int look_at_input(rille_stream *s, double n) {
   if (rille_linkbuffer_len(s->input.buffer) >= n) return RILLE_OK;
   if (err) return err;
   if (n + (double)rille_linkbuffer_held(s->input.buffer) > (double)s->limit) return RILLE_ERR_TOO_LARGE;
-  return LOOK_AGAIN;
+  return RILLE_PARK;
 }
 
 static int look_at_output(rille_stream *s, double level) {
   int err = rille_stream_writable(s);
-  return err ? err : (double)used(&s->output) <= level ? RILLE_OK : LOOK_AGAIN;
+  return err ? err : (double)used(&s->output) <= level ? RILLE_OK : RILLE_PARK;
 }
 
-static int await(rille_stream *s, int (*look)(rille_stream *, double), double n) {
+int rille_stream_await(rille_stream *s, int (*look)(rille_stream *, double), double n) {
   int result = look(s, n);
-  while (result == LOOK_AGAIN) {
+  while (result == RILLE_PARK) {
     uint32_t bell = atomic_load(&s->bell);
     atomic_exchange(&s->worker_waits, 1);
     result = look(s, n);
-    if (result != LOOK_AGAIN) break;
+    if (result != RILLE_PARK) break;
     syscall(SYS_futex, &s->bell, FUTEX_WAIT_PRIVATE, bell, NULL, NULL, 0);
     result = look(s, n);
   }
@@ -226,9 +252,9 @@ static int await(rille_stream *s, int (*look)(rille_stream *, double), double n)
 int rille_stream_want(rille_stream *s, double n) {
   if (!(n >= 0)) return RILLE_ERR_INVALID;
   int result = look_at_input(s, n);
-  if (result != LOOK_AGAIN) return result;
+  if (result != RILLE_PARK) return result;
   rille_stream_publish(s); /* who is to send more may wait for what was written */
-  return await(s, look_at_input, n);
+  return rille_stream_await(s, look_at_input, n);
 }
 
 void rille_stream_give_back(rille_stream *s) {
@@ -239,11 +265,18 @@ void rille_stream_give_back(rille_stream *s) {
   ring_loop(s, &s->input, RILLE_STREAM_INPUT);
 }
 
+void rille_stream_finish(rille_stream *s) {
+  publish(s);
+  size_t held = rille_linkbuffer_held(s->input.buffer);
+  rille_linkbuffer_release(s->input.buffer);
+  atomic_store(&s->input.freed, atomic_load(&s->input.freed) + held);
+}
+
 double rille_stream_consumed(rille_stream *s) {
   return (double)(atomic_load(&s->input.freed) + rille_linkbuffer_held(s->input.buffer));
 }
 
 int rille_stream_flush(rille_stream *s) {
   rille_stream_publish(s);
-  return await(s, look_at_output, (double)s->limit);
+  return rille_stream_await(s, look_at_output, (double)s->limit);
 }

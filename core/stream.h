@@ -40,6 +40,17 @@ struct rille_stream {
 
   rille_pipe input;  /* the loop writes, the worker reads */
   rille_pipe output; /* the worker writes, the loop reads */
+
+  struct rille_errand *errand; /* owned; NULL: the job is no HTTP request, see errand.h */
 };
+
+/* Worker: a STREAM event for this side, whether the loop waits or not. */
+void rille_stream_tell_loop(rille_stream *s, uint32_t side);
+/* Loop: the worker, if it waits, looks again. */
+void rille_stream_ring_worker(rille_stream *s);
+/* Worker: wait until look(s, n) says something else than RILLE_PARK. */
+int rille_stream_await(rille_stream *s, int (*look)(rille_stream *, double), double n);
+/* Loop, when no job uses it: as new. */
+void rille_stream_reset(rille_stream *s);
 
 #endif

@@ -45,16 +45,37 @@ static int find_place(bench *b, const rille_environment *e, char *message, size_
   for (int i = 0; i < STATES_MAX; i++) {
     if (b->places[i].environment == e) {
       b->places[i].used = b->jobs;
+      b->worker->vm = &b->places[i].vm;
       return i;
     }
     if (!b->places[i].environment) b->places[i].used = 0;
     if (b->places[i].used < b->places[oldest].used) oldest = i;
   }
   close_place(b, oldest);
-  if (!rille_vm_open(&b->places[oldest].vm, e->source, e->arguments, e->size, b->worker, message, size)) return -1;
+  rille_vm *vm = b->worker->vm = &b->places[oldest].vm;
+  if (!rille_vm_open(vm, e->source, e->arguments, e->size, b->worker, b->worker->memory, message, size)) return -1;
   b->places[oldest].environment = e;
   b->places[oldest].used = b->jobs;
   return oldest;
+}
+
+void rille_worker_set_library(rille_worker *worker, const char *prefix) {
+  snprintf(worker->vm->heap.library, sizeof worker->vm->heap.library, "%s", prefix);
+}
+
+int rille_worker_is_short(const rille_worker *worker) { return worker->vm->heap.is_passed; }
+
+/* After a job, which may have left more than there is room for. The job's name: of a job that is gone. */
+static bool is_worn_out(bench *b, int i, const char *name) {
+  const rille_worker *w = b->worker;
+  rille_vm *vm = &b->places[i].vm;
+  if (rille_vm_settle(vm)) return false;
+  RILLE_LOG(
+      RILLE_LOG_ERROR,
+      "pool %s: memory (%zu bytes) is used up after %s, %zu bytes are in use after a collection: the worker's Lua "
+      "state is replaced",
+      w->pool->name, vm->heap.limit, name, vm->heap.used);
+  return true;
 }
 
 /* ---- jobs ------------------------------------------------------------------------------------------------------ */
@@ -100,9 +121,11 @@ static void run(bench *b) {
     answer_for(w, message);
     return;
   }
+  char name[sizeof w->job->name];
+  memcpy(name, w->job->name, sizeof name);
   bool is_good = rille_vm_call(&b->places[i].vm, message, sizeof message);
   if (w->job) answer_for(w, message[0] ? message : "no answer");
-  if (!is_good) close_place(b, i); /* the next job gets a new one */
+  if (!is_good || is_worn_out(b, i, name)) close_place(b, i); /* the next job gets a new one */
 }
 
 /* ---- the thread ------------------------------------------------------------------------------------------------ */
@@ -120,6 +143,7 @@ static void take(rille_worker *w) {
   job->phase = RILLE_JOB_RUNNING;
   w->job = job;
   w->since_ns = rille_now_ns();
+  w->memory = (size_t)w->pool->options.memory;
   w->pool->busy++;
 }
 

@@ -94,13 +94,17 @@ describe("the configuration", function()
 
     it("sizes worker pools, by a number or a table", function()
       local conf = assert(load_text('return { workers = 3, servers = { { listen = ":0", script = "gateway", offload = "pool" } } }'))
-      assert.same({ max = 3, scale_threshold = 1, queue = 1024, idle_timeout = 60 }, conf.workers)
+      assert.same({ max = 3, scale_threshold = 1, queue = 1024, idle_timeout = 60, memory = 2 ^ 30 }, conf.workers)
       assert.equal("pool", conf.servers[1].offload)
       conf = assert(load_text([[return { workers = { max = 2, queue = 5 }, pools = { images = { max = 8, idle_timeout = "5m" } },
         workers_timeout = "500ms", servers = { { listen = ":0", script = "gateway" } } }]]))
       assert.equal(5, conf.workers.queue)
       assert.equal(300, conf.pools.images.idle_timeout)
       assert.equal(0.5, conf.workers_timeout)
+      assert.matches("workers%.memory: got 1048576; expected 0 or a size from 4m to 1024g",
+        problem 'return { workers = { memory = "1m" } }')
+      assert.matches("pools%.small%.memory: got 5; expected 0 or a size from 4m to 1024g",
+        problem 'return { pools = { small = { memory = 5 } } }')
       assert.matches("workers%.max: got 0; expected a whole number from 1 to 1024", problem "return { workers = 0 }")
       assert.matches("workers: got \"many\"; expected a whole number of workers, or a table", problem 'return { workers = "many" }')
       assert.matches("pools%.images%.mox: unknown key; did you mean 'max'", problem "return { pools = { images = { mox = 1 } } }")

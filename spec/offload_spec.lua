@@ -138,9 +138,7 @@ describe("offload", function()
       local path = server.write("c.lua", "return { servers = { { script = 's.lua', " .. extra .. " } } }\n")
       return inside.command({ server.root .. "/bin/rille", "check", "--conf", path }).out
     end
-    assert.matches("c.lua:1: servers%[1%]%.offload: is not for HTTP", message "listen = 'http://127.0.0.1:0', offload = 'pool'")
-    assert.matches("c.lua:1: servers%[1%]%.offload: is not for HTTP",
-      message "listen = 'tcp://127.0.0.1:0', protocol = 'http', offload = 'pool'")
+    assert.matches("c.lua:1: servers%[1%]%.offload: is not for datagrams", message "listen = 'udp://127.0.0.1:0', offload = 'pool'")
     assert.matches("c.lua:1: servers%[1%]%.offload: got 7", message "listen = 'tcp://127.0.0.1:0', offload = 7")
   end)
 end)

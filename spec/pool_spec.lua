@@ -146,6 +146,38 @@ describe("a call", function()
     assert.equal(0, s:wait_exit(), s:log())
   end)
 
+  it("is an error when it passes the limit of its worker's memory", function()
+    local result = check([[
+      local ok, err, message = pool:call("work", "hoard", 1e5)
+      equal(ok, nil) equal(err, "no memory")
+      assert(message:find("not enough memory (the pool's memory is 12288 KiB)\nstack traceback:", 1, true), message)
+      equal(pool:call("work", "globals"), 1) -- the state was not replaced: what the job had is garbage
+      equal(pool:call("work", "globals"), 2)
+      equal(pool:call("work", "survive"), "no memory")
+      equal(pool:stats().failed, 1)
+    ]], "{ max = 1, memory = 12 * 2 ^ 20 }", { errors = true })
+    assert.matches("pool spec: work%.hoard failed: ", result.err)
+  end)
+
+  it("gets a new state when what others left takes too much of it", function()
+    local result = check([[
+      for i = 1, 200 do assert(pool:call("work", "leave", 1e5)) end
+      assert(pool:call("work", "left") < 100)
+      equal(pool:stats().failed, 0)
+    ]], "{ max = 1, memory = 12 * 2 ^ 20 }", { errors = true })
+    assert.matches("pool spec: memory %(12582912 bytes%) is used up after work.leave, %d+ bytes are in use after a collection: "
+      .. "the worker's Lua state is replaced", result.err)
+  end)
+
+  it("may go on beyond any limit with memory = 0, and needs at least 4 MiB else", function()
+    check([[
+      assert(pool:call("work", "leave", 3e7))
+      equal(pool:call("work", "left"), 1)
+      local ok, err = pcall(rille.pool, "small", { memory = 1e6 })
+      equal(ok, false) assert(err:find("option memory: expected 0 or at least 4194304 bytes, got 1000000", 1, true), err)
+    ]], "{ max = 1, memory = 0 }")
+  end)
+
   it("gets a new state after one without memory", function()
     check([[
       equal(pool:call("work", "globals"), 1)

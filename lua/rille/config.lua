@@ -79,17 +79,9 @@ local function check_datagrams(server, loops, processes)
   if of_datagrams then return check_spread(server, loops, processes) end
 end
 
-local function speaks_http(server)
-  if server.protocol == "http" then return true end
-  for _, url in ipairs(server.listen or {}) do
-    if scheme.split(url) == "http" then return true end
-  end
-end
-
 -- The workers load the script and the codec by themselves.
 local function check_offload(server)
   if not server.offload then return end
-  if speaks_http(server) then return { "offload" }, "is not for HTTP; call rille.pool from the handler" end
   for _, url in ipairs(server.listen or {}) do
     if scheme.is_datagram(url) then return { "offload" }, "is not for datagrams; call rille.pool from the handler" end
   end
@@ -113,13 +105,18 @@ local function check_reload(reload)
   return { "reload", "longest" }, ("got %s; expected at least quiet, %s"):format(reload.longest, reload.quiet)
 end
 
+local function is_small(memory)
+  return memory > 0 and memory < MEMORY_MIN
+end
+
+local function small_memory(memory)
+  return ("got %s; expected 0 or a size from 4m to 1024g"):format(check.shown(memory))
+end
+
 -- What no single key of a server can tell: the path below the server of what is wrong, problem.
 local function check_server(server, loops, processes)
   local limits = server.limits
-  local memory = limits.memory
-  if memory > 0 and memory < MEMORY_MIN then
-    return { "limits", "memory" }, ("got %s; expected 0 or a size from 4m to 1024g"):format(check.shown(memory))
-  end
+  if is_small(limits.memory) then return { "limits", "memory" }, small_memory(limits.memory) end
   if limits.low_water and limits.low_water > limits.high_water then
     return { "limits", "low_water" }, ("got %d; expected at most high_water, %d"):format(limits.low_water, limits.high_water)
   end
@@ -158,6 +155,10 @@ end
 
 -- What no single key can tell.
 local function check_together(conf)
+  for name, one in pairs(conf.pools) do
+    if is_small(one.memory) then return { "pools", name, "memory" }, small_memory(one.memory) end
+  end
+  if conf.workers and is_small(conf.workers.memory) then return { "workers", "memory" }, small_memory(conf.workers.memory) end
   local path, problem = check_reload(conf.reload)
   if not path then path, problem = check_names(conf.servers) end
   if path then return path, problem end

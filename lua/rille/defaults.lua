@@ -247,6 +247,8 @@ local workers = {
     about = "jobs that wait" },
   { name = "idle_timeout", live = false, type = "seconds", default = "60s", min = 0, max = "1h",
     about = "without a job, after which a worker ends" },
+  { name = "memory", live = false, type = "bytes", default = "1g", min = 0, max = "1024g",
+    about = "of a worker's Lua state; a job that passes it fails, `\"no memory\"`. 0: no limit" },
 }
 
 local io = {

@@ -31,7 +31,7 @@ local last_token = 0
 local function options_of(conf)
   local options = ffi.new("rille_pool_options")
   options.max, options.queue = conf and conf.workers or -1, conf and conf.queue or -1
-  options.scale_threshold, options.idle_ms = conf and 1 or -1, -1
+  options.scale_threshold, options.idle_ms, options.memory = conf and 1 or -1, -1, -1
   return options
 end
 

@@ -43,7 +43,7 @@ end
 
 -- ---- scripts ---------------------------------------------------------------------------------------------------
 
-local handlers, codecs = {}, {} -- by path
+local handlers, codecs = {}, {} -- by what names them: a path, or all that it is loaded with
 
 local function framed(on_request, codec)
   return function(conn)
@@ -56,23 +56,24 @@ local function framed(on_request, codec)
   end
 end
 
-local function handler_of(plan)
-  local handler = handlers[plan.path]
+local function handler_of(plan, key)
+  local handler = handlers[key]
   if handler then return handler end
   local hooks, message = script.load(plan.path, plan.options)
   if not hooks then error(message, 0) end
   handler = hooks.on_request
   if plan.codec then
-    codecs[plan.path] = assert(codec_of(plan.codec))
-    handler = framed(handler, codecs[plan.path])
+    codecs[key] = assert(codec_of(plan.codec))
+    handler = framed(handler, codecs[key])
   end
-  handlers[plan.path] = handler
+  handlers[key] = handler
   return handler
 end
 
 local function on_raise(err)
   return debug.traceback(tostring(err), 2)
 end
+job_conn.Conn, job_conn.on_raise, job_conn.handler_of = Conn, on_raise, handler_of -- for http/job.lua
 
 -- Call on_request as long as it consumes something. How far it has seen, counted from the connection's first byte, how the connection is
 -- to end (nil: it goes on), and ctx.
@@ -80,7 +81,7 @@ function job_conn.serve(input, _, plan, id, peer, ctx)
   local s = input._s
   local conn = setmetatable({ _s = s, id = id, _peer = peer, ctx = ctx }, Conn)
   job_stream.add(conn)
-  local on_request = handler_of(plan)
+  local on_request = handler_of(plan, plan.path)
   conn._codec = codecs[plan.path]
   local seen
   repeat

@@ -197,8 +197,7 @@ function job_stream.finish()
   if not s then return end
   for _, object in ipairs(current) do object._s = false end
   current = {}
-  C.rille_stream_publish(s)
-  C.rille_stream_give_back(s)
+  C.rille_stream_finish(s)
 end
 
 return job_stream

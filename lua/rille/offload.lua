@@ -5,6 +5,7 @@
 local C = require "rille.core"
 local log = require "rille.log"
 local pool = require "rille.pool"
+local serve_http = require("rille.http.errand").serve
 local state = require "rille.state"
 local stream = require "rille.stream"
 local timer = require "rille.timer"
@@ -77,15 +78,21 @@ end
 -- The hooks of a script with another on_request. server: its configuration; path: of the script.
 function offload.wrap(hooks, server, path)
   local name = server.offload ~= "pool" and server.offload or nil
+  local job = { path = path, options = server.options, codec = server.codec, label = state.label }
   local plan = {
     limit = server.limits.max_input,
-    job = { path = path, options = server.options, codec = server.codec, label = state.label },
+    job = job,
+    bytes = require("string.buffer").encode(job),
+    idle = {}, -- streams of requests that are over
     pool = function() return pool.get(name) end,
     pointer = function() return pool.pointer_of(pool.get(name)._core, "pool") end,
   }
   local out = {}
   for key, value in pairs(hooks) do out[key] = value end
-  out.on_request = function(conn) return serve(conn, plan) end
+  out.on_request = function(conn, res)
+    if res then return serve_http(conn, res, plan) end
+    return serve(conn, plan)
+  end
   return out
 end
 

@@ -18,7 +18,9 @@ local next_token = require "rille.token"
 
 local text = errors.text
 
-local pool = {}
+local pool = {
+  MEMORY_MIN = 4 * 2 ^ 20, -- what the library and a small module take, twice
+}
 
 local err_box = ffi.new("int[1]")
 local seconds_box = ffi.new("double[1]")
@@ -40,6 +42,7 @@ local OPTIONS = {
   { name = "scale_threshold", field = "scale_threshold", min = 1, max = C.RILLE_POOL_QUEUE_MAX, whole = true },
   { name = "queue", field = "queue", min = 1, max = C.RILLE_POOL_QUEUE_MAX, whole = true },
   { name = "idle_timeout", field = "idle_ms", min = 0, max = 3.6e6, factor = 1000 },
+  { name = "memory", field = "memory", min = 0, max = 2 ^ 40, whole = true },
 }
 
 local function check_number(where, option, value)
@@ -60,6 +63,9 @@ local function read_options(opts)
     if value ~= nil then check_number("rille.pool: option", option, value) end
     options_box[option.field] = value and value * (option.factor or 1) or -1
   end
+  if options_box.memory > 0 and options_box.memory < pool.MEMORY_MIN then
+    misuse("rille.pool: option memory: expected 0 or at least %d bytes, got %d", pool.MEMORY_MIN, opts.memory)
+  end
   local on_error = opts and opts.on_error
   left.on_error = nil
   if on_error ~= nil and type(on_error) ~= "function" then
@@ -67,7 +73,7 @@ local function read_options(opts)
   end
   local unknown = next(left)
   if unknown ~= nil then
-    misuse("rille.pool: there is no option '%s'; there are max, scale_threshold, queue, idle_timeout, on_error", tostring(unknown))
+    misuse("rille.pool: there is no option '%s'; there are max, scale_threshold, queue, idle_timeout, memory, on_error", tostring(unknown))
   end
   return on_error
 end
@@ -83,7 +89,8 @@ end
 
 -- The pool of that name ("default"), which is made when there is none. opts: max (workers; as many as processors),
 -- scale_threshold (1: jobs that wait before another worker starts), queue (1024: jobs that wait), idle_timeout (60 s, after which a
--- worker ends), on_error(err, traceback, "module.fn"), of this Lua state. Raises when the pool has other options.
+-- worker ends), memory (1 GiB: bytes of a worker's Lua state, at least 4 MiB; 0: no limit),
+-- on_error(err, traceback, "module.fn"), of this Lua state. Raises when the pool has other options.
 function pool.get(name, opts)
   state.need_loop("pool")
   if name == nil then name = "default" end

@@ -34,7 +34,7 @@ function stream.new(p, limit)
   last_token = next_token(last_token, streams)
   local s = C.rille_stream_new(p, state.handle, last_token, limit)
   if s == nil then return nil end
-  local self = setmetatable({ token = last_token, s = ffi.gc(s, C.rille_stream_release), run = state.services,
+  local self = setmetatable({ token = last_token, s = ffi.gc(s, C.rille_stream_close), run = state.services,
     waiting = { false, false } }, Stream)
   streams[last_token] = self
   return self
@@ -42,7 +42,7 @@ end
 
 function Stream:close()
   streams[self.token] = nil
-  if self.s then C.rille_stream_release(ffi.gc(self.s, nil)) end
+  if self.s then C.rille_stream_close(ffi.gc(self.s, nil)) end
   self.s = false
 end
 
@@ -62,10 +62,12 @@ local function wake(self, side)
   if fiber then task.wake(fiber) end
 end
 
--- The STREAM event.
+-- The STREAM event. on_event: of one that goes by other rules, http/errand.lua's.
 function stream.event(token, side)
   local self = streams[token]
-  if self then wake(self, side + 1) end
+  if not self then return end
+  if self.on_event then return self:on_event(side) end
+  wake(self, side + 1)
 end
 
 function stream.reset()

@@ -26,7 +26,11 @@ local function fault(err, message, is_raised)
   return { err = err, message = message, is_raised = is_raised or false }
 end
 
+-- A job that passed the limit of its Lua state's memory hears of it by an error of this text (core/heap.c).
 local function on_raise(err)
+  if type(err) == "string" and C.rille_worker_is_short(handle) == 1 and err:find("not enough memory (", 1, true) then
+    return fault("no memory", debug.traceback(err, 2), true)
+  end
   return fault(err, debug.traceback(text_of(err), 2), true)
 end
 
@@ -92,6 +96,7 @@ function worker.main(address, bytes)
   local plan = require("string.buffer").decode(bytes)
   handle = ffi.cast("rille_worker *", ffi.cast("uintptr_t", address))
   worker.pool = plan.pool
+  C.rille_worker_set_library(handle, debug.getinfo(1, "S").source:match("^(.*/)worker%.lua$") or "")
   package.path, package.cpath = plan.path, plan.cpath
   if plan.chunks then chunk.install(plan.chunks) end
   log.set_context(plan.label, 0)

@@ -105,7 +105,7 @@ static rille_state *make_state(rille_loop *loop) {
 static void there_and_back(void **unused) {
   (void)unused;
   int err;
-  const rille_pool_options none = {.max = -1, .scale_threshold = -1, .queue = -1, .idle_ms = -1};
+  const rille_pool_options none = {.max = -1, .scale_threshold = -1, .queue = -1, .idle_ms = -1, .memory = -1};
   rille_pool *pool = rille_pool_open("race", &none, &err);
   rille_loop *loop = rille_loop_new(1, &err);
   assert_true(pool && loop);
@@ -154,7 +154,7 @@ static void *flood(void *arg) {
 static void aborted(void **unused) {
   (void)unused;
   int err;
-  const rille_pool_options none = {.max = -1, .scale_threshold = -1, .queue = -1, .idle_ms = -1};
+  const rille_pool_options none = {.max = -1, .scale_threshold = -1, .queue = -1, .idle_ms = -1, .memory = -1};
   rille_pool *pool = rille_pool_open("abort", &none, &err);
   rille_loop *loop = rille_loop_new(1, &err);
   rille_state *state = make_state(loop);

@@ -41,6 +41,11 @@ end
 function M.sleep() require("rille").sleep(0.1) end
 function M.broken() error("not enough memory", 0) end
 function M.hog() local t = {} for i = 1, 1e6 do t[i] = ("x"):rep(2 ^ 24) .. i end end
+function M.hoard(size) local t = {} for i = 1, 1e6 do t[i] = ("x"):rep(size) .. i end end
+function M.survive() local _, err = pcall(M.hoard, 1e5) return err:find("not enough memory", 1, true) and "no memory" end
+local left = {}
+function M.leave(size) left[#left + 1] = ("x"):rep(size) .. #left return true end
+function M.left() return #left end
 function M.globals() spec_mark = (spec_mark or 0) + 1 return spec_mark end
 function M.say(text) require("rille").log.info("said %s", text) end
 return M

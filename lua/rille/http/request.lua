@@ -177,16 +177,27 @@ end
 
 -- ---- the table -------------------------------------------------------------------------------------------------
 
-return {
-  live = live,
-  __index = function(self, key)
-    local method = Req[key]
-    if method then return method end
-    local getter = getters[key]
-    return getter and getter(self)
-  end,
-  __tostring = function(self)
-    if self[1]._serial ~= self[2] then return "req (over)" end
-    return ("req %s %s"):format(self.method or "?", self.target or "?")
-  end,
-}
+local function table_of(methods)
+  return {
+    live = live,
+    __index = function(self, key)
+      local method = methods[key]
+      if method then return method end
+      local getter = getters[key]
+      return getter and getter(self)
+    end,
+    __tostring = function(self)
+      if self[1]._serial ~= self[2] then return "req (over)" end
+      return ("req %s %s"):format(self.method or "?", self.target or "?")
+    end,
+  }
+end
+
+local request = table_of(Req)
+
+-- The same with some methods of another kind, for job.lua.
+function request.with(methods)
+  return table_of(setmetatable(methods, { __index = Req }))
+end
+
+return request

@@ -28,11 +28,15 @@ local function live(self)
   return conn._p
 end
 
--- What is not simply done: above the high-water mark, or wrong.
-local function answered(self, code)
+local function check_code(code)
   if code == ERR_BUSY then misuse("the answer to this request was sent already") end
   if code == ERR_EXPIRED then misuse("slice expired: its buffer was released or closed; retain() keeps a slice") end
   if code == OVER_LENGTH then misuse("more bytes than the Content-Length that was set") end
+end
+
+-- What is not simply done: above the high-water mark, or wrong.
+local function answered(self, code)
+  check_code(code)
   return write_slow(self[1], code)
 end
 
@@ -193,21 +197,33 @@ local function get_status(self)
   return p and C.rille_http_status(p) or nil
 end
 
-return {
-  live = live,
-  answered = answered,
-  set_field = set_field,
-  __index = function(self, key)
-    local method = Res[key]
-    if method then return method end
-    if key == "status" then return get_status(self) end
-    if key == "conn" then return self[1] end
-  end,
-  __newindex = function(self, key, value)
-    if key == "status" then return set_status(self, value) end
-    misuse("res has no field '%s' (what belongs to a request has its place in req.ctx)", tostring(key))
-  end,
-  __tostring = function(self)
-    return self[1]._serial == self[2] and ("res %s"):format(tostring(self.status)) or "res (over)"
-  end,
-}
+local function table_of(methods)
+  return {
+    live = live,
+    answered = answered,
+    check_code = check_code,
+    set_field = set_field,
+    __index = function(self, key)
+      local method = methods[key]
+      if method then return method end
+      if key == "status" then return get_status(self) end
+      if key == "conn" then return self[1] end
+    end,
+    __newindex = function(self, key, value)
+      if key == "status" then return set_status(self, value) end
+      misuse("res has no field '%s' (what belongs to a request has its place in req.ctx)", tostring(key))
+    end,
+    __tostring = function(self)
+      return self[1]._serial == self[2] and ("res %s"):format(tostring(self.status)) or "res (over)"
+    end,
+  }
+end
+
+local response = table_of(Res)
+
+-- The same with some methods of another kind, for job.lua.
+function response.with(methods)
+  return table_of(setmetatable(methods, { __index = Res }))
+end
+
+return response
