@@ -8,6 +8,7 @@ local channel = require "rille.channel"
 local errors = require "rille.errors"
 local log = require "rille.log"
 local pool = require "rille.pool"
+local watching = require "rille.reload.watch"
 
 local deploy = {}
 
@@ -217,7 +218,25 @@ local function split_loops(server, canary)
   return first, rest
 end
 
+local function forget_refused(server)
+  if server.refused then C.rille_generation_release(server.refused.g) end
+  server.refused = nil
+end
+
+-- It never served, or no longer. Its files are watched until the next one: mending one of them is a reason to try again.
+local function keep_refused(server, one, since)
+  C.rille_generation_retain(one.g)
+  server.refused = { g = one.g }
+  watching.renew(server, since)
+end
+
+local function refuse(server, one, since)
+  keep_refused(server, one, since)
+  forget(server, one)
+end
+
 local function give_up(server, one, message)
+  keep_refused(server, one)
   roll_back(server, one)
   retire(server, one)
   return nil, message
@@ -269,6 +288,8 @@ function deploy.run(server, canary, tell)
   local ok, message = check_room(server)
   if not ok then return report(false, server.current.label, message) end
   local one
+  local since = C.rille_time()
+  forget_refused(server)
   one, message = make_generation(server, server.last_number + 1)
   if not one then return report(false, server.current.label, message) end
   server.last_number = one.number
@@ -277,7 +298,7 @@ function deploy.run(server, canary, tell)
   batch, message = stage(server, one)
   if not batch or server.next then
     if batch then C.rille_batch_release(batch) end
-    forget(server, one)
+    refuse(server, one, since)
     return report(false, one.label, message or "a newer version came while this one was staged")
   end
   ok, message = bring(server, one, batch, canary or server.reload.canary, function()
@@ -287,6 +308,7 @@ function deploy.run(server, canary, tell)
   if not ok then return report(false, one.label, message) end
   local before = server.current
   server.current = one
+  watching.renew(server, since)
   retire(server, before)
   if server.reload.canary.loops > 0 then watch(one) end
   return report(true, one.label)

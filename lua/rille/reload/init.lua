@@ -28,7 +28,7 @@ end
 -- ---- the thread that starts the server -------------------------------------------------------------------------
 
 -- Bring the loop to life, on a thread of its own. A handle for reload.stop, or nil, message. generations: of each server, the first.
-function reload.start(conf, team, generations)
+function reload.start(conf, team, generations, since)
   local loop = C.rille_loop_new(C.RILLE_LOOP_PRIVATE, err_box)
   if loop == nil then return nil, ("cannot make a loop: %s"):format(errors.text[-err_box[0]]) end
   local g = C.rille_generation_new(0, 1, LABEL, err_box)
@@ -41,7 +41,7 @@ function reload.start(conf, team, generations)
     C.rille_generation_retain(one)
     addresses[i] = boot.as_number(one)
   end
-  local plan = { conf = conf.plain and conf:plain() or reload.plain(conf), team = boot.as_number(team), generations = addresses,
+  local plan = { conf = conf.plain and conf:plain() or reload.plain(conf), team = boot.as_number(team), generations = addresses, since = since,
     path = package.path, cpath = package.cpath }
   local bytes = buffer.encode(plan)
   local handle = C.rille_state_new(loop, g, 0, vm.source("rille.reload"), bytes, #bytes, message_box, 4096)
@@ -118,16 +118,18 @@ local function attend(server)
     server.next = nil
     local asked = { request }
     while server.requests:len() > 0 do asked[#asked + 1] = server.requests:receive() end
-    local result = deploy.run(server, request.canary, function(early)
+    local ok, result = xpcall(deploy.run, debug.traceback, server, request.canary, function(early)
       for _, one in ipairs(asked) do
         if not one.waits then answer_one(one, early) end
       end
     end)
+    if not ok then
+      log.error("%s: reload failed: %s", server.name, result)
+      result = { ok = false, label = server.current.label, message = result, seconds = 0 }
+    end
     answer_all(asked, result)
   end
 end
-
-script.on_error(attend, "reload", function(server) task.start_later(attend, server) end)
 
 -- Load a server anew. options: canary, soak, wait (for the end of these). A channel that the report comes by.
 function reload.ask(server, options)
@@ -189,6 +191,16 @@ local function keep_windows()
   for _, server in pairs(servers) do deploy.keep_window(server) end
 end
 
+local function start_watching(plan)
+  local watch = require "rille.reload.watch"
+  watch.start(servers, plan.conf.reload, function(keys)
+    for number in pairs(keys) do
+      if servers[number] then reload.ask(servers[number]) end
+    end
+  end)
+  for _, server in pairs(servers) do watch.renew(server, plan.since) end
+end
+
 local function begin(plan, handle)
   local conf = plan.conf
   conf.path_of_states, conf.cpath_of_states = plan.path, plan.cpath
@@ -199,6 +211,7 @@ local function begin(plan, handle)
     task.start_later(attend, server)
   end
   timer.every(1, keep_windows)
+  start_watching(plan)
   C.rille_state_started(handle)
 end
 
