@@ -77,6 +77,21 @@ int rille_state_is_incoming(const rille_state *state) { return state->change.is_
 
 rille_loop *rille_state_loop(const rille_state *state) { return state->loop; }
 
+/* What its Lua has of the loop is of no use from here on, and no finalizer may come back to it: it is closed on another thread. */
+static void part(rille_state *state) {
+  rille_loop *loop = state->loop;
+  if (can_speak(state)) tell(state, RILLE_CHANGE_GONE);
+  else rille_state_close(state);
+  rille_loop_evict(loop, state);
+  rille_loop_take(loop, state);
+  state->ready.count = state->later.count = 0;
+  state->runnable = false;
+}
+
+void rille_state_detach(rille_state *state) { part(state); }
+
+void rille_state_discard(rille_state *state) { rille_state_free(state); }
+
 /* ---- listeners ------------------------------------------------------------------------------------------------- */
 
 static void give_listeners(rille_loop *loop, const rille_state *from, const rille_state *to) {
@@ -135,7 +150,7 @@ static void close_resting(rille_loop *loop, const rille_state *state) {
 static void send_off(rille_state *state, int kind, const char *text, size_t size) {
   rille_loop *loop = state->loop;
   forget_listeners(loop, state);
-  rille_loop_evict(loop, state);
+  part(state);
   rille_listener_sweep(loop, false);
   if (state->owes_hooks) rille_state_hooks_done(state);
   for (uint32_t i = 0; i < loop->state_count; i++) {
@@ -145,7 +160,6 @@ static void send_off(rille_state *state, int kind, const char *text, size_t size
   loop->gone_errors += state->errors;
   loop->gone_failures += state->failures;
   loop->gone_allocated += state->allocated;
-  rille_loop_take(loop, state);
   rille_note_send(kind, loop, state->generation, state, state->change.handed, text, size);
 }
 
@@ -228,6 +242,16 @@ static void finish_return(rille_state *state) {
 }
 
 /* ---- messages -------------------------------------------------------------------------------------------------- */
+
+/* It cannot go on; where there is a way back, that is taken. */
+bool rille_reload_fails(rille_state *state) {
+  rille_state *before = state->change.before;
+  if (!before || state->change.after || state->change.is_incoming || !can_speak(before)) return false;
+  atomic_store(&state->generation->is_broken, true);
+  turn_back(state);
+  rille_note_send(RILLE_NOTE_BROKEN, state->loop, state->generation, NULL, 0, NULL, 0);
+  return true;
+}
 
 bool rille_reload_begin(rille_conn *c) {
   rille_state *state = c->state;

@@ -16,6 +16,9 @@ void rille_reload_replaced(const rille_state *old, rille_state *state);
 /* The state does not come up: it goes, and whoever sent it hears why. */
 void rille_reload_refuse(rille_state *state);
 
+/* The state is broken: true when the generation before it serves again. */
+bool rille_reload_fails(rille_state *state);
+
 /* Of a state that is observed: a message begins; false when it is for another generation, and on its way there. */
 bool rille_reload_begin(rille_conn *c);
 /* ... and is over */

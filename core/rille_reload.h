@@ -93,7 +93,8 @@ enum rille_change_kind {
   RILLE_CHANGE_RETURN,     /* it serves again: on_reload */
   RILLE_CHANGE_ASIDE,      /* it serves no more */
   RILLE_CHANGE_BACK,       /* it serves again */
-  RILLE_CHANGE_LEFT        /* it ends: what is left of it? */
+  RILLE_CHANGE_LEFT,       /* it ends: what is left of it? */
+  RILLE_CHANGE_GONE        /* the loop it knows is not its any more */
 };
 
 /* ---- the state itself: loop thread ---------------------------------------------------------------------------------- */

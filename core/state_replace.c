@@ -50,6 +50,7 @@ static void say_why(const rille_state *state, uint32_t connections) {
 
 static void take_down(rille_state *state) {
   rille_loop *loop = state->loop;
+  (void)rille_reload_fails(state);
   say_why(state, count_connections(state));
   state->is_broken = true;
   for (rille_listener *l = loop->listeners; l; l = l->next) {

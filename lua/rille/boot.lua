@@ -162,13 +162,6 @@ end
 local function settle()
   local handle = state.handle
   local loop = C.rille_state_loop(handle)
-  pool.reset()
-  stream.reset()
-  requests.reset()
-  task.reset()
-  timer.reset()
-  conn.reset()
-  udp.reset()
   state.loop, state.inbox = loop, C.rille_state_inbox(handle)
   state.clock, state.place = C.rille_loop_clock(loop), C.rille_loop_place(loop)
   state.is_staged = false
