@@ -170,6 +170,7 @@ typedef struct rille_loop rille_loop;
 typedef struct rille_team rille_team;
 typedef struct rille_state rille_state;
 typedef struct rille_generation rille_generation;
+typedef struct rille_chunks rille_chunks; /* the files of a generation, shared by its states */
 typedef struct rille_service rille_service;
 typedef struct rille_conn rille_conn;
 typedef struct rille_listener rille_listener;
