@@ -8,7 +8,7 @@
 
 struct rille_batch {
   _Atomic uint32_t refs;
-  rille_generation *generation; /* a reference */
+  rille_generation *generation;        /* a reference */
   rille_state *states[RILLE_LOOP_MAX]; /* owned; whoever has the batch's turn */
 };
 

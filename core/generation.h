@@ -16,18 +16,18 @@
 
 struct rille_generation {
   /* immutable after init */
-  uint32_t server; /* number among the servers, the same for all its generations; 0 is the host's */
-  uint32_t number; /* 1.. */
-  uint32_t place;  /* of its states among those of a loop, the same on every loop; nobody else's meanwhile */
-  char label[64];  /* name@number */
+  uint32_t server;      /* number among the servers, the same for all its generations; 0 is the host's */
+  uint32_t number;      /* 1.. */
+  uint32_t place;       /* of its states among those of a loop, the same on every loop; nobody else's meanwhile */
+  char label[64];       /* name@number */
   rille_chunks *chunks; /* a reference; its files */
 
   /* any thread, atomic */
   _Atomic uint32_t refs;
   _Atomic bool is_watched;
-  _Atomic bool is_broken;         /* more errors than the guard allows */
-  _Atomic uint32_t guard_after;   /* messages before the guard looks; 0: there is none */
-  _Atomic uint32_t guard_errors;  /* of a million messages, at most */
+  _Atomic bool is_broken;        /* more errors than the guard allows */
+  _Atomic uint32_t guard_after;  /* messages before the guard looks; 0: there is none */
+  _Atomic uint32_t guard_errors; /* of a million messages, at most */
   _Atomic uint64_t messages, errors;
   _Atomic uint32_t spans[RILLE_HISTOGRAM_BUCKETS]; /* from the begin of a handler to its end */
 };

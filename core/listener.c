@@ -157,8 +157,8 @@ enum { KEY_MAX = RILLE_ADDRESS_TEXT_MAX + 64 };
 static void write_key(const rille_listener *l, char key[KEY_MAX]) {
   char address[RILLE_ADDRESS_TEXT_MAX];
   rille_address_format(&l->address, address, sizeof address);
-  snprintf(key, KEY_MAX, "%u %d %d %.15s %s", l->service->state->generation->server, l->options.accept, l->service->http != NULL,
-           l->options.device, address);
+  snprintf(key, KEY_MAX, "%u %d %d %.15s %s", l->service->state->generation->server, l->options.accept,
+           l->service->http != NULL, l->options.device, address);
 }
 
 static int find_and_join(rille_listener *l, char *message, size_t size) {

@@ -27,7 +27,7 @@ struct rille_listener {
   rille_service *service;
   rille_service *heir;   /* of a state on its way in, which asked for the same address; NULL: nobody */
   rille_service *former; /* of the generation before, while there is a way back */
-  rille_group *group; /* a reference; NULL: the address is this loop's alone */
+  rille_group *group;    /* a reference; NULL: the address is this loop's alone */
   rille_address address;
   rille_listen_options options;
   rille_listen_options other_options; /* of the heir, later of the former */

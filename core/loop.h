@@ -130,7 +130,7 @@ struct rille_loop {
   double messages;
   double bytes_in;
   double bytes_out;
-  double replaced; /* states */
+  double replaced;                                   /* states */
   double gone_errors, gone_failures, gone_allocated; /* of states that are gone */
   double datagrams_dropped;
   rille_histogram turns; /* how long they lasted */

@@ -71,8 +71,8 @@ void rille_note_send(int kind, const rille_loop *loop, const rille_generation *g
     if (state) rille_state_discard(state);
     return;
   }
-  *note = (rille_note){
-      .kind = kind, .loop = loop ? loop->id : 0, .connections = connections, .state = state, .size = size};
+  *note =
+      (rille_note){.kind = kind, .loop = loop ? loop->id : 0, .connections = connections, .state = state, .size = size};
   if (g) {
     note->server = g->server;
     note->number = g->number;

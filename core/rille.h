@@ -200,10 +200,10 @@ enum rille_event_kind {
   RILLE_EVENT_UDP,        /* slot: of the socket; the parked receive may try again */
   RILLE_EVENT_STREAM,     /* slot: its token; arg: enum rille_stream_side, there is room or output */
   RILLE_EVENT_CONSOLE,    /* code of the console: rille_console_take */
-  RILLE_EVENT_MIGRATE,    /* another generation gets its messages: rille_conn_hand_on; arg 1: what holds it is to let go */
-  RILLE_EVENT_CHANGE,     /* of generations; arg: enum rille_change_kind */
-  RILLE_EVENT_RELOAD,     /* a note for who deploys: rille_reload_take */
-  RILLE_EVENT_END         /* the last connection is gone: cancel what is still parked */
+  RILLE_EVENT_MIGRATE, /* another generation gets its messages: rille_conn_hand_on; arg 1: what holds it is to let go */
+  RILLE_EVENT_CHANGE,  /* of generations; arg: enum rille_change_kind */
+  RILLE_EVENT_RELOAD,  /* a note for who deploys: rille_reload_take */
+  RILLE_EVENT_END      /* the last connection is gone: cancel what is still parked */
 };
 
 typedef struct rille_event {
@@ -275,8 +275,8 @@ int rille_cpu_count(void);
 /* owned by the loop. Makes a Lua state, opens the libraries and runs source(loop, state, arguments), both as numbers (their
  * addresses), which must return the dispatcher. NULL with a message when that raised. memory: limit of its heap in bytes, 0: none. The
  * thread that builds the loop. */
-rille_state *rille_state_new(rille_loop *loop, rille_generation *generation, double memory, const char *source, const char *arguments, size_t arguments_size, char *message,
-                             size_t message_size);
+rille_state *rille_state_new(rille_loop *loop, rille_generation *generation, double memory, const char *source,
+                             const char *arguments, size_t arguments_size, char *message, size_t message_size);
 /* The state of the program that called rille.run; it lends its VM for the time of the run. */
 rille_state *rille_state_host(rille_loop *loop, rille_generation *generation);
 rille_inbox *rille_state_inbox(rille_state *state);

@@ -27,20 +27,20 @@ typedef struct rille_event_list {
 
 /* Where a state stands between the generation before and the one after; see reload.c. */
 typedef struct rille_change {
-  rille_state *before; /* what it took over from, while that is kept for a return */
-  rille_state *after;  /* what new messages go to; NULL: to this one */
-  bool is_incoming;    /* it is to take over from `before` */
-  bool is_ready;       /* its on_start has returned, it does so at the end of the turn */
-  bool is_refused;     /* its on_start has not, or raised */
-  bool is_returning;   /* the one before serves again, of which it has not been told yet */
-  bool is_retiring;    /* it hands on or ends what it still has */
-  bool is_ending;      /* that is done: its tasks are cancelled */
-  uint32_t rounds;     /* turns since */
-  int wish;            /* enum rille_wish bits */
-  int drain;           /* enum rille_drain */
+  rille_state *before;                       /* what it took over from, while that is kept for a return */
+  rille_state *after;                        /* what new messages go to; NULL: to this one */
+  bool is_incoming;                          /* it is to take over from `before` */
+  bool is_ready;                             /* its on_start has returned, it does so at the end of the turn */
+  bool is_refused;                           /* its on_start has not, or raised */
+  bool is_returning;                         /* the one before serves again, of which it has not been told yet */
+  bool is_retiring;                          /* it hands on or ends what it still has */
+  bool is_ending;                            /* that is done: its tasks are cancelled */
+  uint32_t rounds;                           /* turns since */
+  int wish;                                  /* enum rille_wish bits */
+  int drain;                                 /* enum rille_drain */
   uint64_t began_ms, drain_at_ms, jitter_ms; /* of retiring */
-  uint32_t handed;   /* connections that it closed at the end of patience */
-  char *inheritance; /* owned; what the other's on_retire returned */
+  uint32_t handed;                           /* connections that it closed at the end of patience */
+  char *inheritance;                         /* owned; what the other's on_retire returned */
   size_t inheritance_size;
   char *text; /* owned; why it refused, what it left behind */
   size_t text_size;
@@ -52,7 +52,7 @@ struct rille_state {
   rille_generation *generation; /* a reference */
   uint32_t index;               /* of loop->states; that of its generation, so the same on every loop */
   uint32_t id;                  /* of the process, nobody else's ever */
-  bool is_host;   /* the state belongs to a program that called rille.run; it is not closed here */
+  bool is_host;                 /* the state belongs to a program that called rille.run; it is not closed here */
   char label[64];
   uint32_t renewals; /* states of the same generation before it, on this loop */
   char *source;      /* owned; what it is built from, to build it again */
@@ -135,26 +135,5 @@ rille_state *rille_state_renew(rille_state *old, bool *is_built, char *message, 
 void rille_post_forget(rille_state *state);
 /* conn_move.c: the same */
 void rille_conn_forget_moved(rille_state *state);
-
-/* The Lua state of a worker: no loop, one function that is called for each job. Used by one thread, which may be another than the
- * one that opened it. */
-typedef struct rille_vm {
-  struct lua_State *lua;
-  int run; /* references in its registry: the function, the message handler */
-  int handler;
-  rille_heap heap;
-  size_t look_at; /* bytes of it at which what jobs have left is collected */
-} rille_vm;
-
-/* Run source(owner, arguments), which must return the function; owner comes as a number. False, with a message, when that raised or
- * there is no memory: nothing is open then. memory: the limit of its heap, 0: none; vm stays where it is. */
-bool rille_vm_open(rille_vm *vm, const char *source, const char *arguments, size_t size, void *owner, size_t memory,
-                   char *message, size_t message_size);
-/* Call the function. False: the state is not to be trusted any more (no memory); message says why when the call raised. */
-bool rille_vm_call(rille_vm *vm, char *message, size_t message_size);
-void rille_vm_collect(rille_vm *vm);
-/* After a job: collect what it left, if that is much. False: what lives leaves too little room to go on. */
-bool rille_vm_settle(rille_vm *vm);
-void rille_vm_close(rille_vm *vm);
 
 #endif

@@ -8,6 +8,7 @@
 #include "log.h"
 #include "loop.h"
 #include "pool.h"
+#include "vm.h"
 
 #include <stdio.h>
 #include <stdlib.h>

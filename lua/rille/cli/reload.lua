@@ -34,7 +34,8 @@ end
 
 local function show(report)
   if report.ok then
-    print(("ok %s: %s after %.0f ms"):format(report.label, report.soaking and "the first loops serve it" or "serves", report.seconds * 1000))
+    local what = report.soaking and "the first loops serve it" or "serves"
+    print(("ok %s: %s after %.0f ms"):format(report.label, what, report.seconds * 1000))
   else
     io.stderr:write("rille: ", report.label, " is not served: ", report.message, "\n")
   end
@@ -45,8 +46,9 @@ function reload.main(given)
   local soak
   if not problem then soak, problem = number_of(given, "soak", 0) end
   if problem then return nil, problem end
-  local options = ("{ script = %s, canary = %s, soak = %s, wait = %s }"):format(given[1] and ("%q"):format(given[1]) or "nil", canary or "nil",
-    soak or "nil", given.wait and "true" or "false")
+  local name = given[1] and ("%q"):format(given[1]) or "nil"
+  local options = ("{ script = %s, canary = %s, soak = %s, wait = %s }"):format(name, canary or "nil", soak or "nil",
+    given.wait and "true" or "false")
   local code = ("print(require('rille.reload').answer(%s))"):format(options)
   local request = ("eval loop=0 timeout=%d size=%d\n%s"):format(TIMEOUT_S * 1000, #code, code)
   local answer, message = control.ask(given, request, TIMEOUT_S * 1000)

@@ -27,12 +27,19 @@ end
 
 -- ---- generations -----------------------------------------------------------------------------------------------
 
+-- loops: that serve it; had: that have a state of it.
+local function own(pointer, number, label)
+  return {
+    g = ffi.gc(pointer, C.rille_generation_release), number = number, label = label, notes = channel(NOTES), loops = {}, had = {},
+    born = C.rille_now(),
+  }
+end
+
 local function make_generation(server, number)
   local label = ("%s@%d"):format(server.name, number)
   local g = C.rille_generation_new(server.number, number, label, err_box)
   if g == nil then return nil, ("too many Lua states (%s)"):format(errors.text[-err_box[0]]) end
-  g = ffi.gc(g, C.rille_generation_release)
-  return { g = g, number = number, label = label, notes = channel(NOTES), loops = {}, born = C.rille_now() }
+  return own(g, number, label)
 end
 
 local function read(one)
@@ -246,7 +253,6 @@ end
 local function bring(server, one, batch, canary, begin_soak)
   local before = server.current
   local first, rest = split_loops(server, canary.loops > 0 and canary.loops or server.loop_count)
-  one.had = {}
   if canary.loops > 0 then
     local old = read(before)
     local old_rate = old.messages > 0 and old.errors / old.messages or 0
@@ -325,7 +331,7 @@ end
 
 -- What `rille run` built.
 function deploy.adopt(server, pointer)
-  local one = { g = ffi.gc(pointer, C.rille_generation_release), number = 1, label = server.name .. "@1", notes = channel(NOTES), loops = {}, had = {}, born = C.rille_now() }
+  local one = own(pointer, 1, server.name .. "@1")
   each_loop(server, function(id) one.had[id] = true end)
   server.generations, server.current, server.last_number = { one }, one, 1
   if server.reload.canary.loops > 0 then watch(one) end

@@ -41,8 +41,10 @@ function reload.start(conf, team, generations, since)
     C.rille_generation_retain(one)
     addresses[i] = boot.as_number(one)
   end
-  local plan = { conf = conf.plain and conf:plain() or reload.plain(conf), team = boot.as_number(team), generations = addresses, since = since,
-    path = package.path, cpath = package.cpath }
+  local plan = {
+    conf = reload.plain(conf), team = boot.as_number(team), generations = addresses, since = since, path = package.path,
+    cpath = package.cpath,
+  }
   local bytes = buffer.encode(plan)
   local handle = C.rille_state_new(loop, g, 0, vm.source("rille.reload"), bytes, #bytes, message_box, 4096)
   C.rille_generation_release(g)
