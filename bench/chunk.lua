@@ -52,7 +52,9 @@ local function measure(code)
   for i = 1, TIMES do
     local loop = C.rille_loop_new(1, err_box)
     local started = C.rille_now()
-    local state = C.rille_state_new(loop, 1, "bench", 0, code, "", 0, message_box, 4096)
+    local g = C.rille_generation_new(1, 1, "bench@1", err_box)
+    local state = C.rille_state_new(loop, g, 0, code, "", 0, message_box, 4096)
+    C.rille_generation_release(g)
     times[i] = (C.rille_now() - started) * 1000
     if state == nil then error(ffi.string(message_box)) end
     local stats = ffi.new("rille_loop_stats[1]")

@@ -28,7 +28,9 @@ local function run(set, code, keep)
     return nil, tostring(result)
   ]]):format(package.path, package.cpath, set and "true" or "false", set and set.id or 0, server.folder() .. "/", code,
     tostring(keep or false))
-  local state = C.rille_state_new(loop, 1, "spec@1", 0, source, "", 0, message_box, 65536)
+  local g = C.rille_generation_new(1, 1, "spec@1", err_box)
+  local state = C.rille_state_new(loop, g, 0, source, "", 0, message_box, 65536)
+  C.rille_generation_release(g)
   if state == nil then return ffi.string(message_box) end
 end
 

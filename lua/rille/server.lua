@@ -212,14 +212,13 @@ end
 local function serve(conf)
   local started, problem = start_control(conf, true)
   if not started then return nil, problem end
-  local began = C.rille_time()
   local team, generations = server.build(conf)
   if not team then
     C.rille_control_stop()
     return nil, generations
   end
   C.rille_process_built()
-  local deployer, problem_of_it = reload.start(conf, team, generations, began)
+  local deployer, problem_of_it = reload.start(conf, team, generations)
   release(generations)
   if not deployer then log.error("%s", problem_of_it) end
   local status = C.rille_team_run(team)

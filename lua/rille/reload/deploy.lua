@@ -231,14 +231,14 @@ local function forget_refused(server)
 end
 
 -- It never served, or no longer. Its files are watched until the next one: mending one of them is a reason to try again.
-local function keep_refused(server, one, since)
+local function keep_refused(server, one)
   C.rille_generation_retain(one.g)
   server.refused = { g = one.g }
-  watching.renew(server, since)
+  watching.renew(server)
 end
 
-local function refuse(server, one, since)
-  keep_refused(server, one, since)
+local function refuse(server, one)
+  keep_refused(server, one)
   forget(server, one)
 end
 
@@ -294,17 +294,17 @@ function deploy.run(server, canary, tell)
   local ok, message = check_room(server)
   if not ok then return report(false, server.current.label, message) end
   local one
-  local since = C.rille_time()
   forget_refused(server)
   one, message = make_generation(server, server.last_number + 1)
   if not one then return report(false, server.current.label, message) end
   server.last_number = one.number
   server.generations[one.number] = one
+  watching.expect(server, one)
   local batch
   batch, message = stage(server, one)
   if not batch or server.next then
     if batch then C.rille_batch_release(batch) end
-    refuse(server, one, since)
+    refuse(server, one)
     return report(false, one.label, message or "a newer version came while this one was staged")
   end
   ok, message = bring(server, one, batch, canary or server.reload.canary, function()
@@ -314,7 +314,7 @@ function deploy.run(server, canary, tell)
   if not ok then return report(false, one.label, message) end
   local before = server.current
   server.current = one
-  watching.renew(server, since)
+  watching.renew(server)
   retire(server, before)
   if server.reload.canary.loops > 0 then watch(one) end
   return report(true, one.label)

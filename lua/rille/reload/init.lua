@@ -28,7 +28,7 @@ end
 -- ---- the thread that starts the server -------------------------------------------------------------------------
 
 -- Bring the loop to life, on a thread of its own. A handle for reload.stop, or nil, message. generations: of each server, the first.
-function reload.start(conf, team, generations, since)
+function reload.start(conf, team, generations)
   local loop = C.rille_loop_new(C.RILLE_LOOP_PRIVATE, err_box)
   if loop == nil then return nil, ("cannot make a loop: %s"):format(errors.text[-err_box[0]]) end
   local g = C.rille_generation_new(0, 1, LABEL, err_box)
@@ -42,7 +42,7 @@ function reload.start(conf, team, generations, since)
     addresses[i] = boot.as_number(one)
   end
   local plan = {
-    conf = reload.plain(conf), team = boot.as_number(team), generations = addresses, since = since, path = package.path,
+    conf = reload.plain(conf), team = boot.as_number(team), generations = addresses, path = package.path,
     cpath = package.cpath,
   }
   local bytes = buffer.encode(plan)
@@ -111,6 +111,10 @@ local function canary_of(server, options)
   return out
 end
 
+local function trace_of(err)
+  return rawequal(err, task.cancelled) and err or debug.traceback(tostring(err), 2)
+end
+
 -- Reloads of one server, one after the other; what comes while one runs makes one more.
 local function attend(server)
   local deploy = require "rille.reload.deploy"
@@ -120,11 +124,12 @@ local function attend(server)
     server.next = nil
     local asked = { request }
     while server.requests:len() > 0 do asked[#asked + 1] = server.requests:receive() end
-    local ok, result = xpcall(deploy.run, debug.traceback, server, request.canary, function(early)
+    local ok, result = xpcall(deploy.run, trace_of, server, request.canary, function(early)
       for _, one in ipairs(asked) do
         if not one.waits then answer_one(one, early) end
       end
     end)
+    if rawequal(result, task.cancelled) then return end
     if not ok then
       log.error("%s: reload failed: %s", server.name, result)
       result = { ok = false, label = server.current.label, message = result, seconds = 0 }
@@ -195,12 +200,11 @@ end
 
 local function start_watching(plan)
   local watch = require "rille.reload.watch"
-  watch.start(servers, plan.conf.reload, function(keys)
-    for number in pairs(keys) do
-      if servers[number] then reload.ask(servers[number]) end
-    end
-  end)
-  for _, server in pairs(servers) do watch.renew(server, plan.since) end
+  watch.start(servers, plan.conf.reload, reload.ask)
+  for _, server in pairs(servers) do
+    watch.expect(server, server.current)
+    watch.renew(server)
+  end
 end
 
 local function begin(plan, handle)

@@ -1,5 +1,8 @@
 -- watch: reloads servers when a file of theirs changes: what their generation loaded, what it looked for and did not find, and what the
--- configuration names. A generation that was refused is watched beside the one that serves, so that mending it is seen.
+-- configuration names. A generation that was refused is watched beside the one that serves, so that mending it is seen. What is there is
+-- compared with what was loaded, so an event that changed nothing is none, and nothing is missed before the watch began.
+
+local ffi = require "ffi"
 
 local C = require "rille.core"
 local chunk = require "rille.chunk"
@@ -12,10 +15,15 @@ local watch = {}
 local LOOK_S = 1 -- between two looks whether a generation has loaded more
 
 local watcher = nil
+local on_change = nil
+
+local function chunks_of(one)
+  return C.rille_generation_chunks(one.g)
+end
 
 -- Add what a generation has loaded. How much that is, as a number that grows.
 local function add_files(one, paths, missing)
-  local set = one and chunk.find(C.rille_chunks_id(C.rille_generation_chunks(one.g)))
+  local set = one and chunk.find(C.rille_chunks_id(chunks_of(one)))
   if not set then return 0 end
   for _, file in ipairs(set:files()) do paths[#paths + 1] = file.absolute end
   for _, path in ipairs(set:misses()) do missing[#missing + 1] = path end
@@ -25,16 +33,35 @@ local function add_files(one, paths, missing)
 end
 
 local function version_of(one)
-  return one and C.rille_chunks_version(C.rille_generation_chunks(one.g)) or 0
+  return one and C.rille_chunks_version(chunks_of(one)) or 0
 end
 
--- What is watched for a server, as of now. since: rille.time() before its generation began to load; nil: it had.
-function watch.renew(server, since)
+-- The first file that is not as the generation found it; nil: all are.
+local function changed(one)
+  local path = C.rille_chunks_changed(chunks_of(one))
+  return path ~= nil and ffi.string(path) or nil
+end
+
+-- A reload is due when what is there is neither what serves nor what was refused.
+local function look_at(server)
+  local path = changed(server.current)
+  if not path or (server.refused and not changed(server.refused)) then return end
+  log.info("%s: %s has changed", server.current.label, path)
+  on_change(server)
+end
+
+-- What a generation depends on beside what it loads, before it does.
+function watch.expect(server, one)
+  for _, path in ipairs(server.reload.depends) do C.rille_chunks_note(chunks_of(one), path, C.RILLE_CHUNK_DATA) end
+end
+
+-- Watch the files of a server's generations, as they are now.
+function watch.renew(server)
   if not watcher or not server.reload.watch then return end
   local paths, missing = {}, {}
-  for _, path in ipairs(server.reload.depends) do paths[#paths + 1] = path end
   server.watched = add_files(server.current, paths, missing) + add_files(server.refused, paths, missing)
-  watcher:set(server.number, paths, missing, since)
+  watcher:set(server.number, paths, missing)
+  look_at(server)
 end
 
 function watch.forget(server)
@@ -47,11 +74,13 @@ local function look(servers)
   end
 end
 
--- From now on on_change(numbers of servers, paths) is called when something of theirs has changed. conf: quiet, longest.
-function watch.start(servers, conf, on_change)
-  watcher = files.watch(function(keys, paths)
-    log.info("changed: %s", table.concat(paths, ", "))
-    on_change(keys)
+-- From now on changed(server) is called for each of them that is to be loaded anew. conf: quiet, longest.
+function watch.start(servers, conf, changed_server)
+  on_change = changed_server
+  watcher = files.watch(function(keys)
+    for number in pairs(keys) do
+      if servers[number] then look_at(servers[number]) end
+    end
   end, { quiet = conf.quiet, longest = conf.longest })
   timer.every(LOOK_S, function() look(servers) end)
 end
