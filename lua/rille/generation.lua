@@ -70,6 +70,21 @@ local function on_reload(is_rollback)
   return nil, ("%s: on_reload failed: %s"):format(state.label, trace)
 end
 
+local LEFT_MAX = 20 -- lines of a report
+
+-- What the script has begun and not ended, by the line that made it, as text.
+local function what_is_left()
+  local lines = {}
+  for i, one in ipairs(require("rille.leaks").report()) do
+    if i > LEFT_MAX then
+      lines[#lines + 1] = "..."
+      break
+    end
+    lines[#lines + 1] = ("%d x %s %s"):format(one.count, one.kind, one.place)
+  end
+  return table.concat(lines, ", ")
+end
+
 -- ---- changes ---------------------------------------------------------------------------------------------------
 
 local changes = {
@@ -92,8 +107,8 @@ local changes = {
     timer.release()
   end,
   [C.RILLE_CHANGE_LEFT] = function()
-    local bytes = generation.left and generation.left() or ""
-    C.rille_state_leave_behind(state.handle, bytes, #bytes)
+    local text = what_is_left()
+    C.rille_state_leave_behind(state.handle, text, #text)
   end,
 }
 

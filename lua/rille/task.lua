@@ -433,6 +433,7 @@ function task.release()
   local list = held or {}
   held = nil
   for _, fiber in ipairs(list) do
+    fibers[fiber] = true
     last = last + 1
     queue[last] = fiber
   end

@@ -171,7 +171,7 @@ end
 
 -- The RETIRED note of a loop.
 function deploy.retired(server, one, note)
-  if note.size > 0 then log.warn("%s: loop %d: left behind: %s", one.label, note.loop, ffi.string(note.text, note.size)) end
+  if note.size > 0 then log.info("%s: loop %d: what was still there has ended: %s", one.label, note.loop, ffi.string(note.text, note.size)) end
   if note.connections > 0 then
     log.warn("%s: loop %d: %d connections closed at the end of reload.drain.deadline", one.label, note.loop, note.connections)
   end
