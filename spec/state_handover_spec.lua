@@ -225,7 +225,7 @@ describe("of a state that is replaced", function()
         if line then conn:write(line .. "\n") end
       end
       return {
-        on_start = function() assert(rille.listen(options.url, serve, dofile(options.settings))) end,
+        on_start = function() assert(rille.listen(options.url, serve, load(io.open(options.settings):read "*a")())) end,
         on_request = serve,
       }
     ]], { server = { options = options } })

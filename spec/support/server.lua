@@ -102,7 +102,14 @@ local PRELUDE = "local rille = require 'rille'; rille.log.set_rate(0); "
 -- The script's path; one that holds a newline is source and is written to a file.
 local function script_path(script, name)
   if not script:find("\n", 1, true) then return script:sub(1, 1) == "/" and script or root .. "/" .. script end
-  return M.write((name or "script") .. ".lua", PRELUDE .. script)
+  local file, source = name or "script", PRELUDE .. script
+  local before = io.open(M.folder() .. "/" .. file .. ".lua")
+  if before then
+    -- another server of this test has it, and would reload
+    if before:read("*a") ~= source then file = file .. files end
+    before:close()
+  end
+  return M.write(file .. ".lua", source)
 end
 M.script_path = script_path
 
