@@ -62,6 +62,7 @@ end
 local function retire(fiber)
   if not fiber.is_pooled then return end
   fiber.fn, fiber.a = false, false
+  fiber.doom, fiber.cancelled = over, nil   -- what it was told was for the call that is over
   fiber.undo, fiber.undo_arg = false, false -- a pooled fiber keeps nothing alive: a lost connection is to be collected
   if pooled < POOL_MAX then
     pooled = pooled + 1
