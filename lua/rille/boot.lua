@@ -4,6 +4,7 @@
 local ffi = require "ffi"
 
 local C = require "rille.core"
+require "rille.pairs" -- first: before what walks
 local balance = require "rille.balance"
 local chunk = require "rille.chunk"
 local codecs = require "rille.codec"

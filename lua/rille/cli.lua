@@ -80,7 +80,10 @@ end
 -- The library; nil and why it cannot be loaded.
 local function load_core()
   local ok, core = pcall(require, "rille.core")
-  if ok then return core end
+  if ok then
+    require "rille.pairs"
+    return core
+  end
   return nil, (tostring(core):gsub("^rille: ", ""))
 end
 

@@ -3,6 +3,7 @@
 local ffi = require "ffi"
 
 local C = require "rille.core"
+require "rille.pairs" -- first: before what walks
 local channel = require "rille.channel"
 local checksum = require "rille.checksum"
 local cidr = require "rille.cidr"

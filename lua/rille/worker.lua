@@ -4,6 +4,7 @@
 local ffi = require "ffi"
 
 local C = require "rille.core"
+require "rille.pairs" -- first: before what walks
 local chunk = require "rille.chunk"
 local log = require "rille.log"
 local job_stream = require "rille.job_stream"

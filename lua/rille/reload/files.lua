@@ -1,9 +1,6 @@
 -- files: tells when files that a server was loaded from have another content. Whose they are is said by keys; one change of several
 -- files is one call. See docs/reload.md, "What is watched". Runs as tasks of the loop that called watch(); its methods do not park.
 
--- Not compiled: LuaJIT of 2022, which Debian 12 has, makes traces of pairs() and next() that may cut a pointer to 32 bits and crash.
-jit.off(true, true)
-
 local ffi = require "ffi"
 local C = require "rille.core"
 local channel = require "rille.channel"
@@ -123,8 +120,10 @@ local function poll(self)
     timer.sleep(POLL)
     if self.is_closed then return end
     for entry in pairs(self.blind) do
-      local before = entry.mark.content
-      if C.rille_file_mark_read(entry.mark, entry.full) ~= before then
+      -- Not compared with mark.content as it was before: compiled code may put off that load until after the call.
+      local content = C.rille_file_mark_read(entry.mark, entry.full)
+      if content ~= entry.polled then
+        entry.polled = content
         self.lost[entry] = true
         touch(self, entry)
       end

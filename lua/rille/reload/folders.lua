@@ -134,8 +134,6 @@ local function unlink(self, links, entry, walk)
   end
 end
 
-jit.off(unlink) -- for next(): see files.lua
-
 -- ---- the way of a path -------------------------------------------------------------------------------------------
 
 local function step(self, path)
@@ -229,8 +227,6 @@ end
 function Folders:begin_events()
   self.budget = EVENTS_MAX
 end
-
-jit.off(all_of) -- for pairs(): see files.lua
 
 -- The next event that somebody cares for: its kind and a set of entries, which is to be read only (LOST: nil, all are meant). Nothing
 -- when there is none, or enough were taken since begin_events; false, err when that cannot be told.
