@@ -232,7 +232,7 @@ static void finish_return(rille_state *state) {
 bool rille_reload_begin(rille_conn *c) {
   rille_state *state = c->state;
   rille_generation *g = state->generation;
-  if (atomic_load_explicit(&g->is_broken, memory_order_relaxed)) turn_back(state);
+  if (rille_generation_is_broken(g)) turn_back(state);
   if (state->change.after && rille_conn_may_go(c)) {
     rille_conn_go(c);
     return false;

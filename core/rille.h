@@ -170,6 +170,7 @@ typedef struct rille_loop rille_loop;
 typedef struct rille_team rille_team;
 typedef struct rille_state rille_state;
 typedef struct rille_generation rille_generation;
+typedef struct rille_chunks rille_chunks; /* the files of one generation of one server, shared by all its Lua states */
 typedef struct rille_service rille_service;
 typedef struct rille_conn rille_conn;
 typedef struct rille_listener rille_listener;
@@ -230,6 +231,7 @@ typedef struct rille_loop_stats {
   double stalls;            /* turns that lasted longer than stall_after */
   double mail;              /* messages of other threads that wait */
   double turn_seconds;      /* all turns */
+  double longest_turn;      /* seconds */
 } rille_loop_stats;
 
 /* of a loop that is no server's: it is not in the status, and hears no signals */

@@ -6,9 +6,6 @@
 
 #include "rille.h"
 
-/* The files of one generation of one server, shared by all its Lua states. */
-typedef struct rille_chunks rille_chunks;
-
 enum rille_chunk_kind {
   RILLE_CHUNK_LUA = 1, /* has bytecode */
   RILLE_CHUNK_BROKEN,  /* Lua that does not compile */

@@ -15,6 +15,7 @@
 #include <lua.h>
 #include <lualib.h>
 #include <stdio.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -373,7 +374,10 @@ void rille_state_detach(rille_state *state) {
   forget_events(state);
 }
 
-void rille_state_discard(rille_state *state) { rille_state_free(state); }
+void rille_state_discard(rille_state *state) {
+  rille_state_free(state);
+  malloc_trim(0); /* what it had is spread over the arenas of several threads, which would keep it */
+}
 
 void rille_state_free(rille_state *state) {
   rille_state_close(state);
