@@ -131,7 +131,7 @@ RACING_SPECS = spec/loops_spec.lua spec/matrix_spec.lua spec/topic_spec.lua spec
                spec/state_spec.lua spec/state_handover_spec.lua spec/accept_spec.lua spec/listen_spec.lua spec/prefork_spec.lua spec/systemd_spec.lua \
                spec/udp_spec.lua spec/udp_session_spec.lua spec/conn_move_spec.lua spec/close_race_spec.lua \
                spec/stream_spec.lua spec/offload_spec.lua spec/http/offload_spec.lua spec/fs_spec.lua spec/process_spec.lua spec/http/cold_file_spec.lua \
-               spec/status_spec.lua spec/metric_spec.lua spec/leaks_spec.lua spec/chunk_spec.lua
+               spec/status_spec.lua spec/metric_spec.lua spec/leaks_spec.lua spec/chunk_spec.lua spec/reload_spec.lua
 RACES = $(sort $(wildcard spec/c/*_race_test.c) $(shell grep -l pthread_create spec/c/*_test.c 2>/dev/null))
 tsan: test-deps
 	@$(MAKE) --no-print-directory build $(TSAN)
@@ -178,7 +178,7 @@ SECONDS ?= 20
 SEED    ?=
 torture: build build/bench/torture
 	@timeout $$(($(SECONDS) + 60)) build/bench/torture $(SECONDS) $(SEED)
-	@RILLE_ROUNDS=$${RILLE_ROUNDS:-1000} TIMEOUT=$${TIMEOUT:-900} LUAJIT=$(LUAJIT) .ci/tests spec/close_race_spec.lua
+	@RILLE_ROUNDS=$${RILLE_ROUNDS:-1000} TIMEOUT=$${TIMEOUT:-900} LUAJIT=$(LUAJIT) .ci/tests spec/close_race_spec.lua spec/reload_load_spec.lua
 
 build/bench/echo build/bench/http: build/bench/%: bench/baseline/%.c bench/baseline/serve.c bench/baseline/serve.h
 build/bench/client build/bench/http_client build/bench/fanout_client build/bench/connects_client build/bench/tail_client: build/bench/%: bench/%.c bench/load.c bench/load.h

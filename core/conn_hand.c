@@ -22,8 +22,9 @@ struct rille_luggage {
 /* What stands for the connection's service in another state of its server. */
 static rille_service *counterpart(const rille_conn *c, const rille_state *to) {
   if (c->listener) {
-    rille_service *service = c->listener->service;
-    return service->state == to ? service : NULL;
+    const rille_listener *l = c->listener;
+    if (l->service->state == to) return l->service;
+    return l->former && l->former->state == to ? l->former : NULL; /* on the way back, whose turn is not over */
   }
   for (rille_service *s = to->services; s; s = s->next) { /* one that a script made: the first of each state */
     if (s->id == c->service->id && s->id == 1) return s;

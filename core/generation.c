@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { FAULT_MAX = 4096 };
+
 /* ---- places ---------------------------------------------------------------------------------------------------- */
 
 static pthread_mutex_t places_mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -60,6 +62,7 @@ void rille_generation_release(rille_generation *g) {
   if (atomic_fetch_sub(&g->refs, 1) != 1) return;
   give_place(g->place);
   rille_chunks_release(g->chunks);
+  for (int i = 0; i < RILLE_GENERATION_FAULTS; i++) free(atomic_load(&g->faults[i]));
   free(g);
 }
 
@@ -85,7 +88,18 @@ static bool breaks(rille_generation *g, uint64_t messages, uint64_t errors) {
   uint32_t after = atomic_load_explicit(&g->guard_after, memory_order_relaxed);
   uint32_t most = atomic_load_explicit(&g->guard_errors, memory_order_relaxed);
   if (after == 0 || messages < after || errors * 1000000 <= messages * most) return false;
-  return !atomic_exchange(&g->is_broken, true);
+  int none = RILLE_VERDICT_NONE;
+  return atomic_compare_exchange_strong(&g->verdict, &none, RILLE_VERDICT_BROKEN);
+}
+
+bool rille_generation_break(rille_generation *g) {
+  int none = RILLE_VERDICT_NONE;
+  return atomic_compare_exchange_strong(&g->verdict, &none, RILLE_VERDICT_BROKEN) || none == RILLE_VERDICT_BROKEN;
+}
+
+int rille_generation_pass(rille_generation *g) {
+  int none = RILLE_VERDICT_NONE;
+  return atomic_compare_exchange_strong(&g->verdict, &none, RILLE_VERDICT_PASSED) || none == RILLE_VERDICT_PASSED;
 }
 
 bool rille_generation_count(rille_generation *g, bool has_failed, uint64_t began_ns, uint64_t now_ns) {
@@ -95,6 +109,22 @@ bool rille_generation_count(rille_generation *g, bool has_failed, uint64_t began
     atomic_fetch_add_explicit(&g->spans[rille_histogram_bucket(now_ns - began_ns)], 1, memory_order_relaxed);
   }
   return breaks(g, messages, errors);
+}
+
+void rille_state_note_fault(rille_state *state, const char *text, size_t size) {
+  rille_generation *g = state->generation;
+  if (!atomic_load_explicit(&g->is_watched, memory_order_relaxed)) return;
+  for (int i = 0; i < RILLE_GENERATION_FAULTS; i++) {
+    if (atomic_load_explicit(&g->faults[i], memory_order_relaxed)) continue;
+    char *copy = strndup(text, size < FAULT_MAX ? size : FAULT_MAX);
+    char *none = NULL;
+    if (!copy || atomic_compare_exchange_strong(&g->faults[i], &none, copy)) return;
+    free(copy); /* another loop's came first: the next place */
+  }
+}
+
+const char *rille_generation_fault(rille_generation *g, int index) {
+  return index >= 0 && index < RILLE_GENERATION_FAULTS ? atomic_load(&g->faults[index]) : NULL;
 }
 
 static double quantile(const rille_generation *g, double share) {
@@ -114,6 +144,6 @@ void rille_generation_read(const rille_generation *g, rille_generation_counts *o
       .errors = (double)atomic_load(&g->errors),
       .p50 = quantile(g, 0.5),
       .p99 = quantile(g, 0.99),
-      .is_broken = atomic_load(&g->is_broken),
+      .is_broken = rille_generation_is_broken(g),
   };
 }

@@ -341,6 +341,7 @@ static bool collect(rille_loop *loop, bool about_to_sleep) {
 /* One more turn, for the statistics: it ends where the loop goes to sleep, or with the next look at the clock. */
 static void count_turn(rille_loop *loop, uint64_t lasted_ns) {
   loop->turns_ns += lasted_ns;
+  if (lasted_ns > loop->longest_ns) loop->longest_ns = lasted_ns;
   rille_histogram_add(&loop->turns, lasted_ns);
 }
 

@@ -25,6 +25,7 @@ void rille_loop_stats_read(const rille_loop *loop, rille_loop_stats *out) {
       .stalls = atomic_load_explicit(&loop->stalls, memory_order_relaxed),
       .mail = rille_mailbox_depth(&loop->mailbox),
       .turn_seconds = (double)loop->turns_ns / 1e9,
+      .longest_turn = (double)loop->longest_ns / 1e9,
   };
   out->errors += loop->gone_errors;
   out->failures += loop->gone_failures;

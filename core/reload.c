@@ -9,6 +9,7 @@
 #include "team.h"
 #include "udp.h"
 
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -90,7 +91,10 @@ static void part(rille_state *state) {
 
 void rille_state_detach(rille_state *state) { part(state); }
 
-void rille_state_discard(rille_state *state) { rille_state_free(state); }
+void rille_state_discard(rille_state *state) {
+  rille_state_free(state);
+  malloc_trim(0); /* what it had is spread over the arenas of several threads, which would keep it */
+}
 
 /* ---- listeners ------------------------------------------------------------------------------------------------- */
 
@@ -247,7 +251,7 @@ static void finish_return(rille_state *state) {
 bool rille_reload_fails(rille_state *state) {
   rille_state *before = state->change.before;
   if (!before || state->change.after || state->change.is_incoming || !can_speak(before)) return false;
-  atomic_store(&state->generation->is_broken, true);
+  if (!rille_generation_break(state->generation)) return false;
   turn_back(state);
   rille_note_send(RILLE_NOTE_BROKEN, state->loop, state->generation, NULL, 0, NULL, 0);
   return true;
@@ -256,7 +260,7 @@ bool rille_reload_fails(rille_state *state) {
 bool rille_reload_begin(rille_conn *c) {
   rille_state *state = c->state;
   rille_generation *g = state->generation;
-  if (atomic_load_explicit(&g->is_broken, memory_order_relaxed)) turn_back(state);
+  if (rille_generation_is_broken(g)) turn_back(state);
   if (state->change.after && rille_conn_may_go(c)) {
     rille_conn_go(c);
     return false;

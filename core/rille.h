@@ -231,6 +231,7 @@ typedef struct rille_loop_stats {
   double stalls;            /* turns that lasted longer than stall_after */
   double mail;              /* messages of other threads that wait */
   double turn_seconds;      /* all turns */
+  double longest_turn;      /* seconds */
 } rille_loop_stats;
 
 /* of a loop that is no server's: it is not in the status, and hears no signals */

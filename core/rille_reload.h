@@ -15,6 +15,9 @@ rille_chunks *rille_generation_chunks(rille_generation *g);
  * messages fail; guard_after 0: it does not. */
 void rille_generation_watch(rille_generation *g, int is_watched, double guard_after, double guard_rate);
 
+/* It stays: its guard breaks it no more. 0: it is broken already, and its loops have begun to go back. */
+int rille_generation_pass(rille_generation *g);
+
 typedef struct rille_generation_counts {
   double messages, errors;
   double p50, p99; /* seconds */
@@ -22,6 +25,12 @@ typedef struct rille_generation_counts {
 } rille_generation_counts;
 
 void rille_generation_read(const rille_generation *g, rille_generation_counts *out);
+
+/* The tracebacks of the first errors while it was watched. A copy of the text is made; more than a few, and what is long, are left out. */
+enum { RILLE_GENERATION_FAULTS = 3 };
+void rille_state_note_fault(rille_state *state, const char *text, size_t size);
+/* borrowed as long as the generation; NULL: there were not so many. index: 0.. */
+const char *rille_generation_fault(rille_generation *g, int index);
 
 /* ---- states on their way: the thread that stages ------------------------------------------------------------------ */
 

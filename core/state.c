@@ -15,6 +15,7 @@
 #include <lua.h>
 #include <lualib.h>
 #include <stdio.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 

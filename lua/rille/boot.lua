@@ -106,7 +106,15 @@ local function views_of(listeners)
   return list
 end
 
+-- It does not come up, and says why to whoever sent it. What it has begun does not go on.
+local function refuse(message)
+  task.cancel_all()
+  C.rille_state_explain(state.handle, message, #message)
+  C.rille_state_refuse_start(state.handle)
+end
+
 local function start_failed(message)
+  if C.rille_state_is_incoming(state.handle) == 1 then return refuse(message) end
   log.error("%s", message)
   C.rille_state_refuse_start(state.handle)
 end
@@ -168,11 +176,6 @@ local function settle()
   state.is_staged = false
 end
 
-local function refuse(message)
-  C.rille_state_explain(state.handle, message, #message)
-  C.rille_state_refuse_start(state.handle)
-end
-
 -- What a state that takes over does first: its listeners, what its script has begun, on_start.
 local function arrive(one)
   local plan, hooks = one.plan, one.hooks
@@ -190,7 +193,8 @@ script.on_error(arrive, "on_start", function(_, _, trace) refuse(("%s: on_start 
 -- The hooks that the staging thread calls, on a loop of its own: on_stage, and of a state that is thrown away afterwards selftest.
 local function try_hooks(plan, hooks)
   local probe = require "rille.reload.probe"
-  local ok, message = probe.run(plan.is_probe and hooks or { on_stage = hooks.on_stage })
+  local ok, message = probe.run(plan.is_probe and hooks or { on_stage = hooks.on_stage },
+    math.max(0, plan.hooks_until - C.rille_now()))
   if not ok then C.rille_state_explain(state.handle, message, #message) end
   C.rille_loop_exit(state.loop, ok and 0 or 1)
 end
@@ -230,14 +234,15 @@ function boot.main(loop_address, state_address, bytes)
   if not path then return nil, message end
   boot.look_beside(path)
   if plan.is_staged then
-    state.is_staged = not plan.is_probe
-    if state.is_staged then
-      timer.hold(true)
-      task.hold()
-    end
+    state.is_staged = true
+    timer.hold(true)
+    task.hold()
   end
   local hooks, value = script.load(path, plan.server.options)
+  task.hold_no_more()
+  if plan.is_probe then timer.drop() end
   if not hooks then return nil, value end
+  vm.watch_globals()
   state.script = hooks
   local codec = plan.server.codec
   if plan.server.offload then

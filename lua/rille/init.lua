@@ -13,6 +13,7 @@ local dict = require "rille.dict"
 local encoding = require "rille.encoding"
 local errors = require "rille.errors"
 local fs = require "rille.fs"
+local generation = require "rille.generation"
 local leaks = require "rille.leaks"
 local listener = require "rille.listener"
 local log = require "rille.log"
@@ -59,6 +60,8 @@ local rille = {
   post = post.call,
   process = process,
   connection = post.connection,
+  retiring = generation.retiring,
+  retire_channel = generation.retire_channel,
   topic = topic,
   udp = udp.open,
 }

@@ -106,7 +106,10 @@ function script.on_error(fn, what, cleanup)
 end
 
 function script.report(what, conn, trace)
-  if state.handle then C.rille_state_count_error(state.handle) end
+  if state.handle then
+    C.rille_state_count_error(state.handle)
+    C.rille_state_note_fault(state.handle, trace, #trace)
+  end
   local site = trace:match("^[^\n]-:%d+:") or what -- each place that raises has a rate of its own
   if type(conn) == "table" and conn.id then
     log.record("error", site, conn.id, "%s: %s of conn %d failed: %s", state.label, what, conn.id, trace)

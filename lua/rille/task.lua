@@ -36,7 +36,7 @@ local worker = nil         -- the fiber that goes through the inbox
 local pool, pooled = {}, 0
 local fibers = {}          -- all that exist: what is parked stays, whoever forgets what it waits for, to cancel what is left at the end
 local queue, first, last = {}, 1, 0 -- fibers to resume, oldest first
-local held = nil           -- fibers that begin with task.release; nil: they begin in their turn
+local held, holds = {}, false -- fibers that begin with task.release; whether those that are spawned now are among them
 local over = false         -- task.cancelled once the run is at its end: nothing may park any more
 
 -- Coroutines of the script that hand a park on, marked by coroutine.lua. In somebody's program others may be around: made, or
@@ -427,12 +427,17 @@ task.start_later = start_later
 
 -- Tasks that are spawned from now on start with task.release.
 function task.hold()
-  held = {}
+  holds = true
+end
+
+-- Those that are spawned from here on start in their turn again.
+function task.hold_no_more()
+  holds = false
 end
 
 function task.release()
-  local list = held or {}
-  held = nil
+  local list = held
+  held, holds = {}, false
   for _, fiber in ipairs(list) do
     fibers[fiber] = true
     last = last + 1
@@ -448,7 +453,7 @@ function task.spawn(fn, ...)
   state.need_loop("spawn")
   local self = setmetatable({ fn = fn, args = { n = select("#", ...), ... }, done = false }, Task)
   self.fiber = start_later(run_spawned, self)
-  if held then
+  if holds then
     queue[last] = nil
     last = last - 1
     held[#held + 1] = self.fiber

@@ -179,6 +179,11 @@ function timer.hold(all)
   end
 end
 
+-- Those that were held never run; others do from here on.
+function timer.drop()
+  held, holds_all = nil, false
+end
+
 function timer.release()
   local list = held or {}
   held, holds_all = nil, false

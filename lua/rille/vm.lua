@@ -25,6 +25,21 @@ function vm.print_to_log(...)
   log.record("info", 1, nil, "%s", table.concat(parts, "\t"))
 end
 
+-- A global that is new from here on is named in the log with the place that sets it, once: mostly a `local` was forgotten. Each loop
+-- has its own, and the next generation none. A script that gives _G a metatable of its own is left alone.
+function vm.watch_globals()
+  if getmetatable(_G) then return end
+  local named = {}
+  setmetatable(_G, { __newindex = function(globals, name, value)
+    rawset(globals, name, value)
+    if named[name] then return end
+    named[name] = true
+    local info = debug.getinfo(2, "Sl")
+    log.warn("%s:%d: sets the global '%s', which this loop alone has, and the next generation has not: is a local meant, or a dict?",
+      info and info.short_src or "?", info and info.currentline or 0, tostring(name))
+  end })
+end
+
 -- A chunk that runs main(...) of a module of the library, found where this state found it.
 function vm.source(module)
   return ("package.path, package.cpath = %q, %q\nreturn require(%q).main(...)"):format(package.path, package.cpath, module)

@@ -32,12 +32,20 @@ local function number_of(given, name, min)
   return nil, ("--%s: got '%s'; expected a number, %d or more"):format(name, text, min)
 end
 
+local function show_evidence(evidence)
+  local new, old = evidence.counts, evidence.before
+  local line = "  it: %d requests, %d failed, p99 %.3f ms; the one before: %d requests, %d failed, p99 %.3f ms\n"
+  io.stderr:write(line:format(new.messages, new.errors, new.p99 * 1e3, old.messages, old.errors, old.p99 * 1e3))
+  for _, fault in ipairs(evidence.faults) do io.stderr:write("  ", (fault:gsub("\n", "\n  ")), "\n") end
+end
+
 local function show(report)
   if report.ok then
     local what = report.soaking and "the first loops serve it" or "serves"
     print(("ok %s: %s after %.0f ms"):format(report.label, what, report.seconds * 1000))
   else
     io.stderr:write("rille: ", report.label, " is not served: ", report.message, "\n")
+    if report.evidence then show_evidence(report.evidence) end
   end
 end
 

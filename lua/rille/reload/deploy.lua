@@ -14,6 +14,7 @@ local deploy = {}
 
 local ANSWER_S = 30     -- a loop whose on_start has not returned then refuses
 local LOOK_S = 0.05     -- between two looks at the guards of a canary
+local P99_SLACK_S = 0.001 -- what is slower by less is nobody's matter, and the machine's noise
 local NOTES = 1024
 
 local DRAIN = { stay = C.RILLE_DRAIN_STAY, migrate = C.RILLE_DRAIN_MIGRATE, close = C.RILLE_DRAIN_CLOSE }
@@ -48,6 +49,17 @@ local function read(one)
   return { messages = c.messages, errors = c.errors, p50 = c.p50, p99 = c.p99, is_broken = c.is_broken ~= 0 }
 end
 
+-- The tracebacks of its first errors.
+local function faults_of(one)
+  local list = {}
+  for i = 0, C.RILLE_GENERATION_FAULTS - 1 do
+    local text = C.rille_generation_fault(one.g, i)
+    if text == nil then break end
+    list[i + 1] = ffi.string(text)
+  end
+  return list
+end
+
 local function watch(one, guard_after, guard_rate)
   C.rille_generation_watch(one.g, 1, guard_after or 0, guard_rate or 0)
 end
@@ -64,14 +76,25 @@ local function staging_pool()
 end
 deploy.STAGINGS_MAX = 4
 
+-- Whether a thread is left to stage on; those of scripts that do not come back are not.
+local function check_threads()
+  local lost = staging_pool():stats().lost
+  if lost < deploy.STAGINGS_MAX then return true end
+  return nil, ("%d stagings have not come back (see reload.stage_timeout): nothing can be reloaded until a restart"):format(lost)
+end
+
 -- The states of a generation, a batch. Or nil, message.
 local function stage(server, one)
+  local ok, message = check_threads()
+  if not ok then return nil, message end
   local batch = C.rille_batch_new(one.g)
   if batch == nil then return nil, "no memory" end
   C.rille_batch_retain(batch) -- the job's
   local plan = server.plan(one)
   local limit = server.reload.stage_timeout
-  local ok, message, detail = staging_pool():with({ timeout = limit }):call("rille.reload.stage", "run", as_number(batch), plan)
+  plan.hooks_until = C.rille_now() + limit * 0.9 -- hooks that are parked then raise, and their thread comes back
+  local detail
+  ok, message, detail = staging_pool():with({ timeout = limit }):call("rille.reload.stage", "run", as_number(batch), plan)
   if ok then return batch end
   C.rille_batch_release(batch)
   if message == "timeout" then
@@ -99,6 +122,7 @@ function deploy.note(servers, note)
   if not one then return end
   local kind = note.kind
   if kind == C.RILLE_NOTE_RETIRED or (one.retiring and kind == C.RILLE_NOTE_REFUSED) then return deploy.retired(server, one, note) end
+  if kind == C.RILLE_NOTE_COMMITTED then one.loops[note.loop] = true end
   if kind == C.RILLE_NOTE_BROKEN or kind == C.RILLE_NOTE_ROLLED_BACK then one.loops[note.loop] = nil end
   one.notes:send({ kind = kind, loop = note.loop, text = ffi.string(note.text, note.size) }, 0)
 end
@@ -106,11 +130,13 @@ end
 -- The answers of so many loops to a commit: true, or nil, message.
 local function await_commits(one, count)
   local message
-  for _ = 1, count do
+  while count > 0 do -- others may come between: a canary that breaks at once
     local note = one.notes:receive(ANSWER_S)
     if not note then return nil, message or "a loop did not answer; its on_start may not have returned" end
-    if note.kind == C.RILLE_NOTE_COMMITTED then one.loops[note.loop] = true
+    if note.kind == C.RILLE_NOTE_COMMITTED then
+      count = count - 1
     elseif note.kind == C.RILLE_NOTE_REFUSED then
+      count = count - 1
       one.had[note.loop] = nil
       message = message or note.text
     end
@@ -183,16 +209,15 @@ end
 
 -- ---- soak ------------------------------------------------------------------------------------------------------
 
--- Why a canary is not to go on; nil: nothing is against it.
-local function judge(server, one, before)
-  local canary = server.reload.canary
+-- Why a canary is not to go on; nil: nothing is against it. is_cut: there will be no more messages to wait for.
+local function judge(one, before, canary, is_cut)
   local new, old = read(one), read(before)
   if old.messages < canary.min_requests and before.window then old = before.window end
-  if new.is_broken then
+  if new.is_broken or is_cut and new.errors > new.messages * one.rate_max then
     return ("%d of %d requests failed (max_error_rate %g)"):format(new.errors, new.messages, canary.max_error_rate), new, old
   end
   local is_enough = new.messages >= canary.min_requests and old.messages >= canary.min_requests
-  if is_enough and new.p99 > old.p99 * canary.max_p99_ratio then
+  if is_enough and new.p99 > old.p99 * canary.max_p99_ratio and new.p99 - old.p99 > P99_SLACK_S then
     return ("p99 %.3f ms is more than %g times that of %s, %.3f ms"):format(new.p99 * 1e3, canary.max_p99_ratio, before.label,
       old.p99 * 1e3), new, old
   end
@@ -200,17 +225,20 @@ local function judge(server, one, before)
 end
 
 -- Watch a canary for its time, or until another version comes. True, or nil, message.
-local function soak(server, one, before, seconds)
+local function soak(server, one, before, canary, seconds)
   local till = C.rille_now() + seconds
   repeat
-    local problem, new = judge(server, one, before)
+    local left = till - C.rille_now()
+    local is_cut = server.next
+    local is_last = left <= 0 or is_cut
+    local problem, new, old = judge(one, before, canary, is_cut)
+    if not problem and is_last and C.rille_generation_pass(one.g) == 0 then problem, new, old = judge(one, before, canary) end
     if problem then
-      server.evidence = { label = one.label, counts = new, problem = problem }
+      server.evidence = { counts = new, before = old, faults = faults_of(one) }
       return nil, ("%s: rolled back: %s"):format(one.label, problem)
     end
-    local left = till - C.rille_now()
-    if left > 0 then one.notes:receive(math.min(left, LOOK_S)) end
-  until left <= 0 or server.next
+    if not is_last then one.notes:receive(math.min(left, LOOK_S)) end
+  until is_last
   return true
 end
 
@@ -226,14 +254,14 @@ local function split_loops(server, canary)
 end
 
 local function forget_refused(server)
-  if server.refused then C.rille_generation_release(server.refused.g) end
+  if server.refused then C.rille_generation_release(ffi.gc(server.refused.g, nil)) end
   server.refused = nil
 end
 
 -- It never served, or no longer. Its files are watched until the next one: mending one of them is a reason to try again.
 local function keep_refused(server, one)
   C.rille_generation_retain(one.g)
-  server.refused = { g = one.g }
+  server.refused = { g = ffi.gc(ffi.new("rille_generation *", one.g), C.rille_generation_release) }
   watching.renew(server)
 end
 
@@ -253,17 +281,19 @@ end
 local function bring(server, one, batch, canary, begin_soak)
   local before = server.current
   local first, rest = split_loops(server, canary.loops > 0 and canary.loops or server.loop_count)
-  if canary.loops > 0 then
+  local soaks = canary.loops > 0 or server.reload.soak > 0
+  if soaks then
     local old = read(before)
     local old_rate = old.messages > 0 and old.errors / old.messages or 0
     if #rest > 0 then watch(before) end
-    watch(one, canary.min_requests, canary.max_error_rate + old_rate)
+    one.rate_max = canary.max_error_rate + old_rate
+    watch(one, math.max(1, canary.min_requests), one.rate_max)
   end
   local ok, message = commit(server, one, batch, first)
-  if ok and (canary.loops > 0 or server.reload.soak > 0) then begin_soak() end
-  if ok and canary.loops > 0 then ok, message = soak(server, one, before, canary.soak) end
+  if ok and soaks then begin_soak() end
+  if ok and canary.loops > 0 then ok, message = soak(server, one, before, canary, canary.soak) end
   if ok and #rest > 0 then ok, message = commit(server, one, batch, rest) end
-  if ok and canary.loops == 0 and server.reload.soak > 0 then ok, message = soak(server, one, before, server.reload.soak) end
+  if ok and canary.loops == 0 and soaks then ok, message = soak(server, one, before, canary, server.reload.soak) end
   if not ok then return give_up(server, one, message) end
   return true
 end
@@ -286,7 +316,9 @@ end
 function deploy.run(server, canary, tell)
   local began = C.rille_now()
   local function report(ok, label, message)
-    server.last = { ok = ok or false, label = label, message = message, seconds = C.rille_now() - began, at = C.rille_time() }
+    server.last = { ok = ok or false, label = label, message = message, seconds = C.rille_now() - began, at = C.rille_time(),
+      evidence = server.evidence }
+    server.evidence = nil
     if ok then log.info("%s: serves; %.0f ms after the reload began", label, server.last.seconds * 1000)
     else log.error("%s: not reloaded: %s", server.name, message) end
     return server.last
@@ -316,7 +348,7 @@ function deploy.run(server, canary, tell)
   server.current = one
   watching.renew(server)
   retire(server, before)
-  if server.reload.canary.loops > 0 then watch(one) end
+  C.rille_generation_watch(one.g, server.reload.canary.loops > 0 and 1 or 0, 0, 0)
   return report(true, one.label)
 end
 
