@@ -219,14 +219,15 @@ local function split_loops(server, canary)
 end
 
 local function forget_refused(server)
-  if server.refused then C.rille_generation_release(server.refused.g) end
+  if server.refused then C.rille_generation_release(ffi.gc(server.refused.g, nil)) end
   server.refused = nil
 end
 
 -- It never served, or no longer. Its files are watched until the next one: mending one of them is a reason to try again.
 local function keep_refused(server, one, since)
   C.rille_generation_retain(one.g)
-  server.refused = { g = one.g }
+  local pointer = ffi.cast("rille_generation *", ffi.cast("uintptr_t", one.g)) -- with a finalizer apart from that of one.g
+  server.refused = { g = ffi.gc(pointer, C.rille_generation_release) }
   watching.renew(server, since)
 end
 
