@@ -25,6 +25,7 @@ static const char *reason(int error_number) {
 /* ---- stepping back --------------------------------------------------------------------------------------------- */
 
 void rille_listener_disarm(rille_listener *l) {
+  if (l->udp) rille_udp_disarm(l->udp);
   if (l->is_armed) rille_poller_remove(&l->loop->poller, l->fd);
   l->is_armed = false;
 }

@@ -334,7 +334,7 @@ void rille_conn_bury(rille_conn *c) {
   rille_loop *loop = c->loop;
   if (c->timeouts != &c->service->timeouts) free((void *)(uintptr_t)c->timeouts);
   free(c->shaper);
-  free(c->luggage);
+  rille_luggage_drop(&c->luggage);
   if (c->listener) rille_listener_left(c->listener, &c->peer);
   loop->conn_count--;
   uint32_t slot = c->slot;

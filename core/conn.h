@@ -10,6 +10,7 @@
 
 #include "address.h"
 #include "linkbuffer.h"
+#include "luggage.h"
 #include "state.h"
 #include "timer.h"
 
@@ -103,8 +104,7 @@ struct rille_conn {
   rille_timer timer;
   const rille_timeouts *timeouts; /* the service's; other ones are owned */
   struct rille_shaper *shaper;    /* owned; NULL: bytes go as fast as they can */
-  struct rille_luggage *luggage;  /* owned; what it brought from the generation before, or NULL */
-  uint32_t came_from;             /* id of the state it did so from, 0: it did not */
+  rille_luggage luggage;          /* what it brought from the generation before */
   uint64_t began_ns;              /* when the message under way began; 0: nobody wants to know */
 };
 

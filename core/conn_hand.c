@@ -1,23 +1,9 @@
 /*
  * conn_hand: a connection goes over from one generation of its server to another, between two messages: the same descriptor, buffers and
- * timers with another Lua state behind them. What its script keeps of it goes along as bytes, which stay with the connection while
- * the way back is open. Loop thread.
+ * timers with another Lua state behind them. What its script keeps of it goes along; see luggage.h. Loop thread.
  */
 #include "listener.h"
 #include "reload.h"
-
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-enum { KEY_MAX = 64 };
-
-struct rille_luggage {
-  bool is_taken; /* by the Lua of the state it came to */
-  size_t size;
-  char key[KEY_MAX]; /* of the script's table: its on_request; "": that of its server */
-  char ctx[];
-};
 
 /* What stands for the connection's service in another state of its server. */
 static rille_service *counterpart(const rille_conn *c, const rille_state *to) {
@@ -54,20 +40,6 @@ void rille_conn_bind(rille_conn *c) {
   if (c->flags & RILLE_CONN_BUSY) rille_state_emit(c->state, RILLE_EVENT_REQUEST, c->slot, 0);
 }
 
-static bool pack(rille_conn *c, const char *ctx, size_t size, const char *key) {
-  free(c->luggage);
-  c->luggage = NULL;
-  if (size == 0 && !key[0]) return true;
-  struct rille_luggage *luggage = malloc(sizeof *luggage + size);
-  if (!luggage) return false;
-  luggage->is_taken = false;
-  luggage->size = size;
-  snprintf(luggage->key, sizeof luggage->key, "%s", key);
-  if (size > 0) memcpy(luggage->ctx, ctx, size);
-  c->luggage = luggage;
-  return true;
-}
-
 static void serve_by(rille_conn *c, rille_service *service) {
   const rille_service *old = c->service;
   if (c->timeouts == &old->timeouts) c->timeouts = &service->timeouts;
@@ -77,7 +49,7 @@ static void serve_by(rille_conn *c, rille_service *service) {
   c->state = service->state;
   c->service = service;
   if (is_cut || service->codec) rille_conn_recut(c);
-  bool has_key = c->luggage && c->luggage->key[0];
+  bool has_key = rille_luggage_key(&c->luggage)[0];
   if (!(service->hooks & RILLE_HOOK_REQUEST) && !has_key) c->flags &= ~(uint32_t)RILLE_CONN_SERVED;
   c->flags &= ~(uint32_t)RILLE_CONN_KNOWN;
 }
@@ -88,14 +60,10 @@ int rille_conn_hand_on(rille_conn *c, const char *ctx, size_t size, const char *
     return 0;
   }
   rille_state *from = c->state, *to = from->change.after;
-  bool is_back = c->came_from && c->came_from == to->id;
-  if (is_back) {
-    if (c->luggage) c->luggage->is_taken = false; /* as it was when it left there */
-  } else if (!pack(c, ctx, size, key)) {
+  if (!rille_luggage_pack(&c->luggage, from->id, to->id, ctx, size, key)) {
     rille_conn_fail(c, RILLE_ERR_NO_MEMORY);
     return 0;
   }
-  c->came_from = is_back ? 0 : from->id;
   serve_by(c, counterpart(c, to));
   rille_conn_arm(c);
   if (c->flags & RILLE_CONN_BUSY) rille_state_emit(c->state, RILLE_EVENT_REQUEST, c->slot, 0);
@@ -103,19 +71,8 @@ int rille_conn_hand_on(rille_conn *c, const char *ctx, size_t size, const char *
   return 1;
 }
 
-bool rille_conn_is_unpacked(const rille_conn *c) { return !c->luggage || c->luggage->is_taken; }
+bool rille_conn_is_unpacked(const rille_conn *c) { return !rille_luggage_waits(&c->luggage); }
 
-void rille_conn_unpack(rille_conn *c) {
-  free(c->luggage);
-  c->luggage = NULL;
-  c->came_from = 0;
-}
+const char *rille_conn_luggage(rille_conn *c, double *size) { return rille_luggage_take(&c->luggage, size); }
 
-const char *rille_conn_luggage(rille_conn *c, double *size) {
-  if (!c->luggage || c->luggage->is_taken) return NULL;
-  c->luggage->is_taken = true;
-  *size = (double)c->luggage->size;
-  return c->luggage->ctx;
-}
-
-const char *rille_conn_luggage_key(const rille_conn *c) { return c->luggage ? c->luggage->key : ""; }
+const char *rille_conn_luggage_key(const rille_conn *c) { return rille_luggage_key(&c->luggage); }

@@ -9,6 +9,7 @@
 #include "listener.h"
 #include "log.h"
 #include "loop.h"
+#include "reload.h"
 
 #include <errno.h>
 #include <netinet/udp.h>
@@ -58,10 +59,21 @@ static void give_dgram(rille_udp_side *side, rille_dgram *d) {
 void rille_udp_free_dgram(rille_dgram *d) {
   rille_udp *u = d->udp;
   d->udp = NULL;
+  if (d->state) d->state->datagrams--;
+  d->state = NULL;
   d->face.slice_.cell_ = rille_cell_advance(d->face.slice_.cell_);
   give_dgram(u->loop->udp, d);
   u->in_flight--;
   if (u->is_reading && !(u->interest & EPOLLIN)) rille_udp_look(u);
+}
+
+void rille_udp_forget_dgrams(const rille_udp_side *side, const rille_state *state) {
+  for (uint32_t i = 0; i < side->slab_count && state->datagrams > 0; i++) {
+    for (uint32_t k = 0; k < RILLE_DGRAM_SLAB; k++) {
+      rille_dgram *d = &side->slabs[i][k];
+      if (d->udp && d->state == state) rille_udp_free_dgram(d);
+    }
+  }
 }
 
 void rille_udp_unready(rille_udp_side *side) {
@@ -274,9 +286,11 @@ void rille_udp_deliver(rille_udp *u, rille_dgram *d) {
   d->face.service_ = u->service->id;
   if (u->options.session_max) {
     rille_session_arrived(u, d);
-  } else if (!rille_state_emit(u->state, RILLE_EVENT_DATAGRAM, d->slot, 0)) {
-    rille_udp_free_dgram(d);
+    return;
   }
+  d->state = u->state;
+  u->state->datagrams++;
+  if (!rille_state_emit(u->state, RILLE_EVENT_DATAGRAM, d->slot, 0)) rille_udp_free_dgram(d);
 }
 
 static rille_dgram *dgram_at(const rille_loop *loop, uint32_t slot) {
@@ -286,15 +300,18 @@ static rille_dgram *dgram_at(const rille_loop *loop, uint32_t slot) {
 }
 
 const rille_datagram *rille_datagram_at(rille_loop *loop, uint32_t slot) {
-  const rille_dgram *d = dgram_at(loop, slot);
-  if (!d || !d->udp) return NULL;
+  rille_dgram *d = dgram_at(loop, slot);
+  if (!d || !d->udp || !d->state) return NULL;
   loop->messages++;
+  d->began_ns = rille_state_is_observed(d->state) ? rille_reload_message(d->state) : 0;
   return &d->face;
 }
 
-void rille_datagram_done(rille_loop *loop, uint32_t slot) {
+void rille_datagram_done(rille_loop *loop, uint32_t slot, int has_failed) {
   rille_dgram *d = dgram_at(loop, slot);
-  if (d && d->udp) rille_udp_free_dgram(d);
+  if (!d || !d->udp || !d->state) return;
+  if (rille_state_is_observed(d->state)) rille_reload_message_done(d->state, d->began_ns, has_failed);
+  rille_udp_free_dgram(d);
 }
 
 size_t rille_datagram_url(const rille_datagram *d, char *to, size_t size) {
@@ -326,9 +343,17 @@ struct note {
   rille_udp_end from;
 };
 
+/* It may have been closed meanwhile, with the generation it was of. */
+static bool is_open(const rille_loop *loop, const rille_listener *l) {
+  const rille_listener *one = loop->listeners;
+  while (one && one != l) one = one->next;
+  return one;
+}
+
 static void deliver(rille_loop *loop, const rille_message *m) {
   const rille_listener *l = (const rille_listener *)(uintptr_t)m->number;
-  rille_udp *u = l->service->state->is_serving ? l->udp : NULL; /* one that is not up yet does not serve */
+  bool serves = is_open(loop, l) && l->service->state->is_serving; /* one that is not up yet does not */
+  rille_udp *u = serves ? l->udp : NULL;
   rille_block *block = m->what;
   rille_udp_side *side = loop->udp;
   rille_dgram *d = u && !u->is_closed && (u->options.session_max || u->in_flight < u->options.max_datagrams)

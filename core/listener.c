@@ -279,7 +279,9 @@ static int renew(rille_listener *l, rille_service *service, const rille_listen_o
 
 static int hand_to(rille_listener *l, rille_service *service, const rille_listen_options *options) {
   int err = renew(l, service, options);
-  if (!err && rille_address_is_datagram(&l->address)) l->udp = rille_udp_listen(l, &err);
+  if (err || !rille_address_is_datagram(&l->address)) return err;
+  if (l->udp) rille_udp_renew(l->udp);
+  else l->udp = rille_udp_listen(l, &err);
   return err;
 }
 
@@ -306,9 +308,7 @@ static void swap(rille_listener *l, rille_service *service) {
     RILLE_LOG(RILLE_LOG_WARN, "no memory for the lists of a listener: it lets everybody in");
   }
   l->other_options = before;
-  if (!l->udp) return;
-  l->udp->service = service;
-  l->udp->state = service->state;
+  if (l->udp) rille_udp_renew(l->udp);
 }
 
 void rille_listener_to_heir(rille_listener *l) {

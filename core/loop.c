@@ -231,7 +231,7 @@ void rille_loop_bury(rille_loop *loop) {
   }
 }
 
-void rille_loop_evict(rille_loop *loop, const rille_state *state) {
+void rille_loop_evict(rille_loop *loop, rille_state *state) {
   rille_watch_evict(loop, state);
   rille_udp_evict(loop, state);
   for (uint32_t slot = 0; slot < loop->slab_count * RILLE_CONN_SLAB; slot++) {

@@ -191,7 +191,7 @@ void rille_loop_open(rille_loop *loop);
 /* as now_ms, but of this moment: the turn's clock lags behind by what handlers took */
 uint32_t rille_loop_fresh_ms(const rille_loop *loop);
 /* take away what a state that failed to build has started on the loop, which does not run */
-void rille_loop_evict(rille_loop *loop, const rille_state *state);
+void rille_loop_evict(rille_loop *loop, rille_state *state);
 void rille_watch_evict(rille_loop *loop, const rille_state *state);
 rille_linkbuffer *rille_loop_buffer_take(rille_loop *loop);
 void rille_loop_buffer_give(rille_loop *loop, rille_linkbuffer *b);

@@ -98,11 +98,19 @@ void rille_state_discard(rille_state *state) {
 
 /* ---- listeners ------------------------------------------------------------------------------------------------- */
 
+/* It may have been put aside because the state before had failed, or be another's now that has. */
+static void serve_with(rille_listener *l) {
+  atomic_store(&l->is_away, !l->service->state->is_serving);
+  if (!l->service->state->is_serving) rille_listener_disarm(l);
+  else if (l->loop->is_open && !l->loop->is_stopping) rille_listener_arm(l);
+}
+
 static void give_listeners(rille_loop *loop, const rille_state *from, const rille_state *to) {
   for (rille_listener *l = loop->listeners; l; l = l->next) {
     if (l->is_closed) continue;
     if (l->heir && l->heir->state == to) {
       rille_listener_to_heir(l);
+      serve_with(l);
     } else if (l->service->state == from) {
       rille_listener_disarm(l); /* what is in its queue waits: there may be a way back */
       l->is_resting = true;
@@ -117,6 +125,7 @@ static void give_listeners_back(rille_loop *loop, const rille_state *from, const
     if (l->is_closed) continue;
     if (l->former && l->former->state == to) {
       rille_listener_to_former(l);
+      serve_with(l);
     } else if (l->service->state == from) {
       rille_listener_shut(l);
       l->is_held = false;
@@ -144,6 +153,7 @@ static void close_resting(rille_loop *loop, const rille_state *state) {
     if (l->service->state != state || l->is_closed) continue;
     l->is_held = false;
     l->is_resting = false;
+    if (l->udp) rille_listener_arm(l); /* it takes what is queued as one that receives */
     rille_listener_drain(l);
   }
 }
@@ -257,36 +267,40 @@ bool rille_reload_fails(rille_state *state) {
   return true;
 }
 
-bool rille_reload_begin(rille_conn *c) {
-  rille_state *state = c->state;
+uint64_t rille_reload_message(rille_state *state) {
   rille_generation *g = state->generation;
   if (rille_generation_is_broken(g)) turn_back(state);
-  if (state->change.after && rille_conn_may_go(c)) {
-    rille_conn_go(c);
-    return false;
-  }
-  c->has_failed = false;
-  c->began_ns = atomic_load_explicit(&g->is_watched, memory_order_relaxed) ? rille_now_ns() : 0;
-  return true;
+  return atomic_load_explicit(&g->is_watched, memory_order_relaxed) ? rille_now_ns() : 0;
 }
 
-void rille_reload_done(rille_conn *c, bool has_failed) {
-  rille_state *state = c->state;
+void rille_reload_message_done(rille_state *state, uint64_t began_ns, bool has_failed) {
   rille_generation *g = state->generation;
   if (!atomic_load_explicit(&g->is_watched, memory_order_relaxed)) return;
-  if (!rille_generation_count(g, has_failed, c->began_ns, rille_now_ns())) return;
+  if (!rille_generation_count(g, has_failed, began_ns, rille_now_ns())) return;
   turn_back(state);
   rille_note_send(RILLE_NOTE_BROKEN, state->loop, g, NULL, 0, NULL, 0);
 }
 
+bool rille_reload_begin(rille_conn *c) {
+  c->began_ns = rille_reload_message(c->state);
+  if (c->state->change.after && rille_conn_may_go(c)) {
+    rille_conn_go(c);
+    return false;
+  }
+  c->has_failed = false;
+  return true;
+}
+
+void rille_reload_done(rille_conn *c, bool has_failed) { rille_reload_message_done(c->state, c->began_ns, has_failed); }
+
 /* ---- the end of a generation ----------------------------------------------------------------------------------- */
 
 /* Patience with a connection ends at a time of its own, so that not all of them come back at once. */
-static bool is_late(const rille_state *state, const rille_conn *c) {
+bool rille_reload_is_late(const rille_state *state, uint32_t slot) {
   uint64_t jitter_ms = state->change.jitter_ms;
   uint64_t at = state->change.drain_at_ms;
   if (at == UINT64_MAX) return false;
-  if (jitter_ms > 0) at += (c->slot * 2654435761u) % jitter_ms;
+  if (jitter_ms > 0) at += (slot * 2654435761u) % jitter_ms;
   return state->loop->clock_ms >= at;
 }
 
@@ -308,7 +322,7 @@ static void end_patience(rille_state *state, rille_conn *c) {
   }
 }
 
-/* Hand on what is idle. How many connections there still are. */
+/* Hand on what is idle. How many connections, sessions and datagrams there still are. */
 static uint32_t sweep(rille_state *state) {
   rille_loop *loop = state->loop;
   uint32_t left = 0;
@@ -320,10 +334,12 @@ static uint32_t sweep(rille_state *state) {
     if (!(c->flags & RILLE_CONN_BUSY) && rille_conn_may_go(c)) {
       rille_conn_go(c);
       if (c->state != state) left--;
-    } else if (is_late(state, c)) {
+    } else if (rille_reload_is_late(state, c->slot)) {
       end_patience(state, c);
     }
   }
+  left += rille_sessions_retire(state);
+  if (!rille_reload_is_late(state, 0)) left += state->datagrams; /* else their handlers are cancelled with the rest */
   return left;
 }
 
@@ -332,8 +348,9 @@ static void forget_luggage(const rille_state *state) {
   rille_loop *loop = state->loop;
   for (uint32_t slot = 0; slot < loop->slab_count * RILLE_CONN_SLAB; slot++) {
     rille_conn *c = rille_conn_at(loop, slot);
-    if (c && c->came_from == state->id && rille_conn_is_unpacked(c)) rille_conn_unpack(c);
+    if (c) rille_luggage_stay(&c->luggage, state->id);
   }
+  rille_sessions_stay(loop, state->id);
 }
 
 static uint64_t retire(rille_state *state) {

@@ -24,9 +24,15 @@ bool rille_reload_begin(rille_conn *c);
 /* ... and is over */
 void rille_reload_done(rille_conn *c, bool has_failed);
 
+/* The same for a datagram, or one of a session: when it began, in ns, 0 where nobody wants to know; and its end. */
+uint64_t rille_reload_message(rille_state *state);
+void rille_reload_message_done(rille_state *state, uint64_t began_ns, bool has_failed);
+
+/* Of one that retires: patience with what is in this slot is over. */
+bool rille_reload_is_late(const rille_state *state, uint32_t slot);
+
 /* conn_hand.c: whether the connection may go over to the generation that its state gave way to; it does */
 bool rille_conn_may_go(const rille_conn *c);
 void rille_conn_go(rille_conn *c);
-void rille_conn_unpack(rille_conn *c);
 
 #endif

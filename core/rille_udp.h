@@ -99,8 +99,8 @@ void rille_udp_unwant(rille_udp *u);
 /* ---- datagrams of handlers ------------------------------------------------------------------------------------- */
 
 const rille_datagram *rille_datagram_at(rille_loop *loop, uint32_t slot);
-/* the handler has returned: slices of it expire */
-void rille_datagram_done(rille_loop *loop, uint32_t slot);
+/* the handler has returned, or raised: slices of it expire */
+void rille_datagram_done(rille_loop *loop, uint32_t slot, int has_failed);
 /* The URL of a peer on a Unix socket; "unixgram:" for one without a name. */
 size_t rille_datagram_url(const rille_datagram *d, char *to, size_t size);
 /* To where the datagram that a slice (by its fields) is of came from. RILLE_ERR_INVALID: it is of none. */
@@ -111,12 +111,19 @@ int rille_slice_is_datagram(rille_cell *cell, uint32_t epoch);
 /* ---- sessions -------------------------------------------------------------------------------------------------- */
 
 /* arg of RILLE_EVENT_SESSION */
-enum rille_session_event { RILLE_SESSION_OPEN = 1, RILLE_SESSION_REQUEST, RILLE_SESSION_READ, RILLE_SESSION_CLOSE };
+enum rille_session_event {
+  RILLE_SESSION_OPEN = 1,
+  RILLE_SESSION_REQUEST,
+  RILLE_SESSION_READ,
+  RILLE_SESSION_CLOSE,
+  RILLE_SESSION_MIGRATE, /* another generation gets its messages: rille_session_hand_on */
+  RILLE_SESSION_LET_GO   /* the same, and what holds it is to let go */
+};
 
 enum rille_session_setting { RILLE_SESSION_IDLE = 1, RILLE_SESSION_LIFETIME };
 
-/* borrowed until rille_session_free; NULL when the slot is free */
-rille_session *rille_session_at(rille_loop *loop, uint32_t slot);
+/* borrowed until rille_session_free, or until it is handed on; NULL when the slot is free, or another state's */
+rille_session *rille_session_of(const rille_state *state, uint32_t slot);
 double rille_session_id(const rille_session *s);
 uint32_t rille_session_service(const rille_session *s);
 void rille_session_know(rille_session *s);
@@ -134,6 +141,13 @@ int rille_session_send(rille_session *s, const char *bytes, double size, rille_b
 void rille_session_close(rille_session *s, int err);
 int rille_session_reason(const rille_session *s);
 int rille_session_is_active(const rille_session *s);
+/* The state has no use for it any more: it goes over to the one that took its place with what on_migrate or its ctx gave (size 0: nothing).
+ * 0: it cannot go now, and stays. */
+int rille_session_hand_on(rille_session *s, const char *ctx, size_t size);
+/* It stays with this generation, as something of it is a function. */
+void rille_session_bind(rille_session *s);
+/* what came along, once: borrowed until the session's end; NULL: nothing */
+const char *rille_session_luggage(rille_session *s, double *size);
 void rille_session_set(rille_session *s, int setting, double ms);
 size_t rille_session_peer(const rille_session *s, char *to, size_t size);
 

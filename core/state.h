@@ -72,6 +72,9 @@ struct rille_state {
 
   rille_change change; /* of generations */
 
+  uint32_t datagrams; /* that its handlers have, or that wait for them */
+  uint32_t sessions;  /* of datagrams, that it serves */
+
   bool is_serving;      /* on_start has returned: its listeners may accept */
   bool is_broken;       /* not to be called any more; see state_replace.c */
   bool owes_hooks;      /* its on_shutdown has not returned */

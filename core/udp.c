@@ -151,9 +151,24 @@ rille_udp *rille_udp_listen(rille_listener *l, int *err) {
   return u;
 }
 
+void rille_udp_renew(rille_udp *u) {
+  const rille_listener *l = u->listener;
+  u->service = l->service;
+  u->state = l->service->state->lua ? l->service->state : NULL;
+  u->options = l->options;
+  u->has_gro = rille_udp_set_gro(l);
+  u->is_reading = u->is_reading && u->state;
+  rille_udp_look(u);
+}
+
 void rille_udp_arm(rille_udp *u) {
   bool receives = !u->group || u->group->accept != RILLE_ACCEPT_BALANCED || rille_udp_is_first(u);
-  u->is_reading = receives && !u->is_closed;
+  u->is_reading = receives && u->state && !u->is_closed;
+  rille_udp_look(u);
+}
+
+void rille_udp_disarm(rille_udp *u) {
+  u->is_reading = false;
   rille_udp_look(u);
 }
 
@@ -162,8 +177,7 @@ void rille_udp_drain(rille_udp *u) {
   for (int left = RILLE_UDP_LAST; u->is_reading && left > 0; left -= RILLE_UDP_BATCH) {
     if (rille_udp_pull(u, RILLE_UDP_BATCH) <= 0) break;
   }
-  u->is_reading = false;
-  rille_udp_look(u);
+  rille_udp_disarm(u);
 }
 
 /* ---- the end ---------------------------------------------------------------------------------------------------- */
@@ -235,29 +249,24 @@ void rille_udp_sweep(rille_loop *loop) {
   }
 }
 
-static void free_dgrams_of(const rille_udp_side *side, const rille_udp *u) {
-  for (uint32_t i = 0; i < side->slab_count; i++) {
-    for (uint32_t k = 0; k < RILLE_DGRAM_SLAB; k++) {
-      if (side->slabs[i][k].udp == u) rille_udp_free_dgram(&side->slabs[i][k]);
-    }
-  }
-}
-
-/* The socket of a listener stays that one's: the state that comes next may take it. */
-void rille_udp_evict(rille_loop *loop, const rille_state *state) {
+/* The socket of a listener stays that one's: the state that comes next may take it. Others may still have datagrams and sessions of it. */
+void rille_udp_evict(rille_loop *loop, rille_state *state) {
   rille_udp_side *side = loop->udp;
-  for (uint32_t i = 0; side && i < side->socket_count; i++) {
+  if (!side) return;
+  rille_sessions_forget(state);
+  rille_udp_forget_dgrams(side, state);
+  for (uint32_t i = 0; i < side->socket_count; i++) {
     rille_udp *u = side->sockets[i];
     if (!u || u->state != state) continue;
-    rille_sessions_forget(u);
+    u->state = NULL;
     if (u->listener) {
-      shut(u);
-      u->listener->udp = NULL;
-      u->fd = -1;
+      rille_udp_disarm(u);
+      continue;
     }
     if (!u->is_closed) rille_udp_close(u);
-    free_dgrams_of(side, u);
-    forget(side, u);
+    u->is_held = false;
+    if (u->in_flight == 0 && u->session_count == 0) forget(side, u);
+    else side->has_closed = true;
   }
 }
 

@@ -53,6 +53,8 @@ typedef struct rille_udp_end {
 typedef struct rille_dgram {
   rille_datagram face; /* first: what Lua has a pointer to */
   rille_udp *udp;      /* NULL: free, or it stands ready */
+  rille_state *state;  /* whose handler has it, or is about to; NULL: a session's or a script's socket does */
+  uint64_t began_ns;   /* when that began; 0: nobody wants to know */
   struct rille_dgram *next;
   rille_block *block; /* one reference */
   uint32_t slot;
@@ -67,9 +69,9 @@ typedef struct rille_udp_out {
 } rille_udp_out;
 
 struct rille_udp {
-  /* set when it is opened */
+  /* set when it is opened, some of it anew when another state takes a listener over */
   rille_loop *loop;
-  rille_state *state;
+  rille_state *state;       /* that gets what comes; NULL: that one failed, and is not replaced yet */
   rille_service *service;   /* NULL: a script's own */
   rille_group *group;       /* borrowed; or NULL */
   rille_listener *listener; /* borrowed while that is open */
@@ -148,17 +150,24 @@ void rille_udp_timers(rille_loop *loop);         /* sessions, retries */
 uint64_t rille_udp_next(const rille_loop *loop); /* when, in ms, or UINT64_MAX */
 void rille_udp_trim(rille_loop *loop);
 void rille_udp_sweep(rille_loop *loop);
-void rille_udp_evict(rille_loop *loop, const rille_state *state);
+void rille_udp_evict(rille_loop *loop, rille_state *state);
 void rille_udp_end_loop(rille_loop *loop);
 /* A stop: idle sessions go, with force all. How much is not finished. */
 uint32_t rille_udp_stop(rille_loop *loop, bool force);
+/* udp_hand.c: the state retires: hand its idle sessions on; how many there still are */
+uint32_t rille_sessions_retire(rille_state *state);
+/* There is no way back to the state of this id: what sessions brought along from there is not needed any more. */
+void rille_sessions_stay(rille_loop *loop, uint32_t from);
 
 /* ---- for listeners --------------------------------------------------------------------------------------------- */
 
 /* Over a bound descriptor, which is the listener's. NULL with *err. */
 rille_udp *rille_udp_listen(rille_listener *l, int *err);
+/* The listener is another service's from now on: so is what comes. What came stays with who has it; sessions go over by and by. */
+void rille_udp_renew(rille_udp *u);
 /* receive, and from now on hand to handlers */
 void rille_udp_arm(rille_udp *u);
+void rille_udp_disarm(rille_udp *u);
 /* take what the kernel has queued, and no more */
 void rille_udp_drain(rille_udp *u);
 /* The listener closes: what waits is sent once more, sessions end. */
@@ -173,6 +182,8 @@ void rille_udp_look(rille_udp *u);                   /* change what epoll looks 
 /* One batch from the kernel: how many, or a negative enum rille_err; 0: there are none. */
 int rille_udp_pull(rille_udp *u, uint32_t most);
 void rille_udp_free_dgram(rille_dgram *d);
+/* those that handlers of the state have, or are about to */
+void rille_udp_forget_dgrams(const rille_udp_side *side, const rille_state *state);
 void rille_udp_unready(rille_udp_side *side);
 /* hand to the handler, the session or the script; the datagram is its from now on */
 void rille_udp_deliver(rille_udp *u, rille_dgram *d);
@@ -186,8 +197,8 @@ bool rille_udp_hand_on(rille_udp *u, rille_dgram *d);
 bool rille_udp_set_gro(const rille_listener *l);
 void rille_session_arrived(rille_udp *u, rille_dgram *d);
 void rille_session_fired(rille_timer *timer, void *arg);
-/* end all of a socket whose state is gone; nobody is told */
-void rille_sessions_forget(rille_udp *u);
+/* end all of a state that is gone; nobody is told */
+void rille_sessions_forget(rille_state *state);
 void rille_sessions_end(rille_udp *u, int err);
 uint32_t rille_sessions_stop(rille_loop *loop, bool force);
 void rille_sessions_free(rille_udp_side *side);

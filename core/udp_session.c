@@ -5,48 +5,17 @@
  * An idle session is this struct alone. It stands in a hash table of its socket by its peer until it is closed, so a peer that speaks on
  * gets a new one; the state is told of the end once, when no handler of it runs, and frees it. Loop thread only.
  */
-#include "udp.h"
+#include "udp_session.h"
 
 #include "conn.h"
 #include "log.h"
 #include "loop.h"
+#include "reload.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum flag {
-  USED = 1 << 0,
-  OPENING = 1 << 1,  /* on_connect has not returned */
-  BUSY = 1 << 2,     /* on_request runs, or its event is queued */
-  READER = 1 << 3,   /* a task is parked in receive */
-  WOKEN = 1 << 4,    /* and its event is on the way */
-  ENDED = 1 << 5,    /* closed: not in the table any more */
-  FINISHED = 1 << 6, /* the state was told; only rille_session_free is left */
-  KNOWN = 1 << 7     /* the state has a table for it */
-};
-
 enum { BUCKETS_FIRST = 64, EPOCH_MASK = 0xffffff, LOOPS = 512 };
-
-struct rille_session {
-  rille_udp *udp;
-  uint32_t slot; /* while free: the next free one */
-  uint32_t epoch;
-  uint32_t flags;
-  uint16_t tasks; /* handlers that run */
-  int16_t reason; /* enum rille_err for on_close */
-  rille_udp_peer peer;
-  uint32_t hash;
-  rille_udp_end *unix_end; /* owned; of a peer on a Unix socket */
-  rille_session *next_in_bucket;
-  rille_dgram *first, *last; /* not looked at yet */
-  uint32_t queued;
-  uint32_t active_ms, opened_ms;  /* loop->now_ms then */
-  uint32_t idle_ms, lifetime_ms;  /* 0: none */
-  rille_dgram *served, *received; /* what handlers look at */
-  rille_timer timer;
-};
-
-_Static_assert(sizeof(rille_session) <= 256, "there may be many that are idle");
 
 /* ---- the table --------------------------------------------------------------------------------------------------- */
 
@@ -114,11 +83,11 @@ static rille_session *slot_at(const rille_udp_side *side, uint32_t slot) {
   return &side->session_slabs[slot / RILLE_SESSION_SLAB][slot % RILLE_SESSION_SLAB];
 }
 
-rille_session *rille_session_at(rille_loop *loop, uint32_t slot) {
-  const rille_udp_side *side = loop->udp;
+rille_session *rille_session_of(const rille_state *state, uint32_t slot) {
+  const rille_udp_side *side = state->loop->udp;
   if (!side || slot >= side->session_slab_count * RILLE_SESSION_SLAB) return NULL;
   rille_session *s = slot_at(side, slot);
-  return s->flags & USED ? s : NULL;
+  return s->flags & RILLE_SESSION_USED && s->state == state ? s : NULL;
 }
 
 static bool add_slab(rille_udp_side *side) {
@@ -138,13 +107,14 @@ static bool add_slab(rille_udp_side *side) {
 void rille_sessions_free(rille_udp_side *side) {
   for (uint32_t slot = 0; slot < side->session_slab_count * RILLE_SESSION_SLAB; slot++) {
     free(slot_at(side, slot)->unix_end);
+    rille_luggage_drop(&slot_at(side, slot)->luggage);
   }
   for (uint32_t i = 0; i < side->session_slab_count; i++) free(side->session_slabs[i]);
 }
 
 /* ---- time -------------------------------------------------------------------------------------------------------- */
 
-static void arm(rille_session *s) {
+void rille_session_arm(rille_session *s) {
   const rille_loop *loop = s->udp->loop;
   uint32_t now = loop->now_ms;
   int32_t left = INT32_MAX;
@@ -162,38 +132,38 @@ static void arm(rille_session *s) {
 void rille_session_fired(rille_timer *timer, void *arg) {
   rille_session *s = (rille_session *)(void *)((char *)timer - offsetof(rille_session, timer));
   const rille_loop *loop = arg;
-  if (s->flags & ENDED) return;
+  if (s->flags & RILLE_SESSION_ENDED) return;
   /* a handler that waits for something else than datagrams is not idle */
-  if (s->tasks > 0 && !(s->flags & READER)) s->active_ms = loop->now_ms;
+  if (s->tasks > 0 && !(s->flags & RILLE_SESSION_READER)) s->active_ms = loop->now_ms;
   bool is_idle = s->idle_ms && (int32_t)(s->active_ms + s->idle_ms - loop->now_ms) <= 0;
   bool is_old = s->lifetime_ms && (int32_t)(s->opened_ms + s->lifetime_ms - loop->now_ms) <= 0;
   if (is_idle || is_old) rille_session_close(s, RILLE_ERR_TIMEOUT);
-  else arm(s);
+  else rille_session_arm(s);
 }
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */
 
-static void emit(rille_session *s, int what) { rille_state_emit(s->udp->state, RILLE_EVENT_SESSION, s->slot, what); }
+void rille_session_emit(rille_session *s, int what) { rille_state_emit(s->state, RILLE_EVENT_SESSION, s->slot, what); }
 
 static void wake_reader(rille_session *s) {
-  if (!(s->flags & READER) || s->flags & WOKEN) return;
-  s->flags |= WOKEN;
-  emit(s, RILLE_SESSION_READ);
+  if (!(s->flags & RILLE_SESSION_READER) || s->flags & RILLE_SESSION_WOKEN) return;
+  s->flags |= RILLE_SESSION_WOKEN;
+  rille_session_emit(s, RILLE_SESSION_READ);
 }
 
-/* What waits is a handler's, unless one runs or a task is parked for it. */
-static void kick(rille_session *s) {
-  if (!s->first || s->flags & (OPENING | BUSY | ENDED)) return;
-  s->flags |= BUSY;
-  emit(s, RILLE_SESSION_REQUEST);
+void rille_session_kick(rille_session *s) {
+  if (!s->first || s->flags & (RILLE_SESSION_OPENING | RILLE_SESSION_BUSY | RILLE_SESSION_ENDED)) return;
+  s->flags |= RILLE_SESSION_BUSY;
+  rille_session_emit(s, RILLE_SESSION_REQUEST);
 }
 
 /* When the last handler of one that has ended returned, the state is told. */
 static void settle(rille_session *s) {
-  if (!(s->flags & ENDED) || s->tasks > 0 || s->flags & (BUSY | FINISHED)) return;
-  s->flags |= FINISHED;
-  if (!(s->flags & KNOWN) && !(s->udp->service->hooks & RILLE_HOOK_CLOSE)) rille_session_free(s);
-  else emit(s, RILLE_SESSION_CLOSE);
+  if (!(s->flags & RILLE_SESSION_ENDED) || s->tasks > 0 || s->flags & (RILLE_SESSION_BUSY | RILLE_SESSION_FINISHED))
+    return;
+  s->flags |= RILLE_SESSION_FINISHED;
+  if (!(s->flags & RILLE_SESSION_KNOWN) && !(s->service->hooks & RILLE_HOOK_CLOSE)) rille_session_free(s);
+  else rille_session_emit(s, RILLE_SESSION_CLOSE);
 }
 
 static void clear(rille_dgram **d) {
@@ -222,9 +192,11 @@ static rille_session *make(rille_udp *u, const rille_dgram *d, uint32_t hash) {
   uint32_t now = u->loop->now_ms;
   *s = (rille_session){
       .udp = u,
+      .state = u->state,
+      .service = u->service,
       .slot = slot,
       .epoch = s->epoch,
-      .flags = USED | (u->service->hooks & RILLE_HOOK_CONNECT ? OPENING : 0),
+      .flags = RILLE_SESSION_USED | (u->service->hooks & RILLE_HOOK_CONNECT ? RILLE_SESSION_OPENING : 0),
       .peer = d->face.peer_,
       .hash = hash,
       .unix_end = unix_end,
@@ -237,13 +209,14 @@ static rille_session *make(rille_udp *u, const rille_dgram *d, uint32_t hash) {
   *bucket = s;
   u->live_sessions++;
   u->session_count++;
+  u->state->sessions++;
   u->loop->accepted++;
   if (u->group) rille_group_came(u->group, u->loop);
-  if (s->flags & OPENING) {
+  if (s->flags & RILLE_SESSION_OPENING) {
     s->tasks = 1; /* on_connect */
-    emit(s, RILLE_SESSION_OPEN);
+    rille_session_emit(s, RILLE_SESSION_OPEN);
   }
-  arm(s);
+  rille_session_arm(s);
   return s;
 }
 
@@ -276,8 +249,8 @@ void rille_session_arrived(rille_udp *u, rille_dgram *d) {
   s->last = d;
   s->queued++;
   s->active_ms = u->loop->now_ms;
-  if (s->flags & READER) wake_reader(s);
-  else kick(s);
+  if (s->flags & RILLE_SESSION_READER) wake_reader(s);
+  else rille_session_kick(s);
 }
 
 static rille_dgram *pop(rille_session *s) {
@@ -290,10 +263,11 @@ static rille_dgram *pop(rille_session *s) {
 }
 
 void rille_session_close(rille_session *s, int err) {
-  if (s->flags & ENDED) return;
+  if (s->flags & RILLE_SESSION_ENDED) return;
   rille_udp *u = s->udp;
-  s->flags |= ENDED;
+  s->flags |= RILLE_SESSION_ENDED;
   /* a handler that the end of the loop has cancelled raised, which is no error of its own */
+  s->has_failed = err == RILLE_ERR_ERROR;
   s->reason = (int16_t)(err == RILLE_ERR_ERROR && u->loop->is_ending ? RILLE_ERR_SHUTDOWN : err);
   leave_table(s);
   if (u->group) rille_group_left(u->group, u->loop);
@@ -311,23 +285,25 @@ void rille_session_close(rille_session *s, int err) {
 void rille_session_free(rille_session *s) {
   rille_udp *u = s->udp;
   rille_udp_side *side = u->loop->udp;
-  if (!(s->flags & ENDED)) return; /* it was not told of the end */
+  if (!(s->flags & RILLE_SESSION_ENDED)) return; /* it was not told of the end */
   clear(&s->served);
   clear(&s->received);
   free(s->unix_end);
   s->unix_end = NULL;
+  rille_luggage_drop(&s->luggage);
   s->flags = 0;
   s->epoch = s->epoch == EPOCH_MASK ? 1 : s->epoch + 1;
   uint32_t slot = s->slot;
   s->slot = side->free_session;
   side->free_session = slot;
   u->session_count--;
+  s->state->sessions--;
 }
 
-static void each(rille_udp_side *side, void (*visit)(rille_session *s, void *arg), void *arg) {
+void rille_sessions_each(rille_udp_side *side, void (*visit)(rille_session *s, void *arg), void *arg) {
   for (uint32_t slot = 0; slot < side->session_slab_count * RILLE_SESSION_SLAB; slot++) {
     rille_session *s = slot_at(side, slot);
-    if (s->flags & USED) visit(s, arg);
+    if (s->flags & RILLE_SESSION_USED) visit(s, arg);
   }
 }
 
@@ -343,7 +319,7 @@ static void end_of_socket(rille_session *s, void *arg) {
 
 void rille_sessions_end(rille_udp *u, int err) {
   struct ending ending = {.udp = u, .err = err};
-  if (u->live_sessions > 0) each(u->loop->udp, end_of_socket, &ending);
+  if (u->live_sessions > 0) rille_sessions_each(u->loop->udp, end_of_socket, &ending);
 }
 
 struct stopping {
@@ -352,24 +328,30 @@ struct stopping {
 };
 
 static void forget(rille_session *s, void *arg) {
-  if (s->udp != arg) return;
+  if (s->state != arg) return;
   rille_session_close(s, RILLE_ERR_CLOSED);
   rille_session_free(s);
 }
 
-void rille_sessions_forget(rille_udp *u) { each(u->loop->udp, forget, u); }
+void rille_sessions_forget(rille_state *state) {
+  if (state->sessions > 0) rille_sessions_each(state->loop->udp, forget, state);
+}
+
+bool rille_session_is_quiet(const rille_session *s) {
+  if (s->first || s->flags & RILLE_SESSION_WOKEN) return false;
+  if (s->flags & RILLE_SESSION_READER) return true; /* its handler only waits for another one */
+  return s->tasks == 0 && !(s->flags & (RILLE_SESSION_BUSY | RILLE_SESSION_OPENING));
+}
 
 static void stop(rille_session *s, void *arg) {
   struct stopping *stopping = arg;
-  bool waits = s->tasks == 0 || s->flags & READER;
-  bool is_quiet = !s->first && waits && !(s->flags & WOKEN) && (s->flags & READER || !(s->flags & (BUSY | OPENING)));
-  if (stopping->force || is_quiet) rille_session_close(s, RILLE_ERR_SHUTDOWN);
-  if (s->flags & USED) stopping->left++;
+  if (stopping->force || rille_session_is_quiet(s)) rille_session_close(s, RILLE_ERR_SHUTDOWN);
+  if (s->flags & RILLE_SESSION_USED) stopping->left++;
 }
 
 uint32_t rille_sessions_stop(rille_loop *loop, bool force) {
   struct stopping stopping = {.force = force};
-  each(loop->udp, stop, &stopping);
+  rille_sessions_each(loop->udp, stop, &stopping);
   return stopping.left;
 }
 
@@ -380,25 +362,28 @@ double rille_session_id(const rille_session *s) {
   return (double)((uint64_t)(s->udp->loop->id + LOOPS / 2) % LOOPS << 44 | (uint64_t)s->epoch << 20 | s->slot);
 }
 
-uint32_t rille_session_service(const rille_session *s) { return s->udp->service->id; }
+uint32_t rille_session_service(const rille_session *s) { return s->service->id; }
 
-void rille_session_know(rille_session *s) { s->flags |= KNOWN; }
+void rille_session_know(rille_session *s) { s->flags |= RILLE_SESSION_KNOWN; }
 
 void rille_session_opened(rille_session *s) {
-  s->flags &= ~(uint32_t)OPENING;
+  s->flags &= ~(uint32_t)RILLE_SESSION_OPENING;
   s->tasks--;
   s->active_ms = s->udp->loop->now_ms;
   clear(&s->received);
-  kick(s);
+  rille_session_kick(s);
   settle(s);
 }
 
 const rille_datagram *rille_session_begin(rille_session *s) {
-  if (s->flags & ENDED || !s->first) { /* closed since, or a receive took it */
-    s->flags &= ~(uint32_t)BUSY;
+  if (!(s->flags & RILLE_SESSION_BUSY) || s->served) return NULL; /* a stale event */
+  if (s->flags & RILLE_SESSION_ENDED || !s->first) {              /* closed since, or a receive took it */
+    s->flags &= ~(uint32_t)RILLE_SESSION_BUSY;
     settle(s);
     return NULL;
   }
+  s->began_ns = rille_state_is_observed(s->state) ? rille_reload_message(s->state) : 0;
+  if (rille_session_went(s)) return NULL;
   s->tasks++;
   s->served = pop(s);
   return &s->served->face;
@@ -409,19 +394,20 @@ int rille_session_done(rille_session *s) {
   clear(&s->received);
   s->tasks--;
   s->active_ms = s->udp->loop->now_ms;
-  if (s->first && !(s->flags & (READER | ENDED))) return 1;
-  s->flags &= ~(uint32_t)BUSY;
+  if (rille_state_is_observed(s->state)) rille_reload_message_done(s->state, s->began_ns, s->has_failed);
+  if (s->first && !(s->flags & (RILLE_SESSION_READER | RILLE_SESSION_ENDED))) return !rille_session_went(s);
+  s->flags &= ~(uint32_t)RILLE_SESSION_BUSY;
   settle(s);
   return 0;
 }
 
 const rille_datagram *rille_session_receive(rille_session *s, int *err) {
   *err = RILLE_OK;
-  if (s->flags & READER) *err = RILLE_ERR_BUSY;
-  else if (s->flags & ENDED) *err = RILLE_ERR_CLOSED;
+  if (s->flags & RILLE_SESSION_READER) *err = RILLE_ERR_BUSY;
+  else if (s->flags & RILLE_SESSION_ENDED) *err = RILLE_ERR_CLOSED;
   if (*err) return NULL;
   if (!s->first) {
-    s->flags |= READER;
+    s->flags |= RILLE_SESSION_READER;
     *err = RILLE_PARK;
     return NULL;
   }
@@ -431,13 +417,13 @@ const rille_datagram *rille_session_receive(rille_session *s, int *err) {
 }
 
 void rille_session_unwant(rille_session *s, int for_good) {
-  s->flags &= ~(uint32_t)(READER | WOKEN);
-  if (for_good) kick(s);
+  s->flags &= ~(uint32_t)(RILLE_SESSION_READER | RILLE_SESSION_WOKEN);
+  if (for_good) rille_session_kick(s);
 }
 
 int rille_session_send(rille_session *s, const char *bytes, double size, rille_block *block) {
   rille_udp_end end;
-  if (s->flags & ENDED) return RILLE_ERR_CLOSED;
+  if (s->flags & RILLE_SESSION_ENDED) return RILLE_ERR_CLOSED;
   s->active_ms = s->udp->loop->now_ms;
   if (s->unix_end) {
     if (s->unix_end->name_size <= sizeof(sa_family_t)) return RILLE_ERR_NOT_SUPPORTED;
@@ -449,13 +435,17 @@ int rille_session_send(rille_session *s, const char *bytes, double size, rille_b
 
 int rille_session_reason(const rille_session *s) { return s->reason; }
 
-int rille_session_is_active(const rille_session *s) { return !(s->flags & ENDED); }
+int rille_session_is_active(const rille_session *s) { return !(s->flags & RILLE_SESSION_ENDED); }
 
 void rille_session_set(rille_session *s, int setting, double ms) {
   uint32_t span = ms < 3.6e9 ? (uint32_t)ms : (uint32_t)3.6e9;
-  if (setting == RILLE_SESSION_IDLE) s->idle_ms = span;
-  else s->lifetime_ms = span;
-  if (!(s->flags & ENDED)) arm(s);
+  if (setting == RILLE_SESSION_IDLE) {
+    s->idle_ms = span;
+    s->has_own_idle = true;
+  } else {
+    s->lifetime_ms = span;
+  }
+  if (!(s->flags & RILLE_SESSION_ENDED)) rille_session_arm(s);
 }
 
 size_t rille_session_peer(const rille_session *s, char *to, size_t size) {

@@ -182,6 +182,7 @@ local function arrive(one)
   local listeners, message = boot.serve(plan.server, hooks, plan.number, plan.groups)
   local ok = listeners
   if ok then ok, message = listener.open_staged() end
+  if ok then ok, message = udp.open_staged() end
   if not ok then return refuse(message) end
   boot.start_with({ { hooks = hooks, listeners = listeners } }, nil)
   timer.release()
@@ -233,6 +234,7 @@ function boot.main(loop_address, state_address, bytes)
   local path, message = script.find(plan.server.script)
   if not path then return nil, message end
   boot.look_beside(path)
+  if C.rille_state_is_renewed(handle) == 1 then plan.is_staged = false end -- it takes the place of one that has been through that
   if plan.is_staged then
     state.is_staged = true
     timer.hold(true)

@@ -155,8 +155,8 @@ local function call_migrate(ctx)
   return state.script.on_migrate(ctx)
 end
 
--- The bytes of a connection's ctx.
-local function pack_ctx(ctx)
+-- The bytes of the ctx of a connection, or of a session.
+function generation.pack_ctx(ctx)
   local hook = type(state.script) == "table" and state.script.on_migrate
   if ctx == nil then return "" end
   if hook then
@@ -189,7 +189,7 @@ local function migrate(slot, is_forced)
     return C.rille_conn_close(p)
   end
   if not key then return C.rille_conn_bind(p) end
-  local bytes = pack_ctx(rawget(self, "ctx"))
+  local bytes = generation.pack_ctx(rawget(self, "ctx"))
   if C.rille_conn_hand_on(p, bytes, #bytes, key) == 1 then conn.forget(self, "closed") end
 end
 

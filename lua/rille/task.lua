@@ -284,11 +284,12 @@ function task.call_still(why, fn, ...)
   return hand_back(xpcall(fn, function(err) return traceback(text_of(err), 2) end, ...))
 end
 
--- Make whatever runs for this argument, a connection, raise where it is parked. True when there was something.
-function task.cancel_for(a)
+-- Make whatever runs for this argument, a connection, and this fiber, which may be another's, raise where it is parked. True when there
+-- was something.
+function task.cancel_for(a, other)
   local found = false
   for fiber in pairs(fibers) do
-    if fiber.a == a and not fiber.dead and fiber.parked then
+    if (fiber.a == a or fiber == other) and not fiber.dead and fiber.parked then
       fiber.cancelled = true
       doom(fiber, task.cancelled)
       found = true

@@ -129,10 +129,12 @@ function M.serve(slot)
   local d = C.rille_datagram_at(state.loop, slot)
   if d == nil then return end
   state.services[d.service_].on_datagram(slice_of(d), peer_of(d))
-  C.rille_datagram_done(state.loop, slot)
+  C.rille_datagram_done(state.loop, slot, 0)
 end
 
-script.on_error(M.serve, "on_request", function(slot) C.rille_datagram_done(state.loop, slot) end)
+script.on_error(M.serve, "on_request", function(slot, err)
+  C.rille_datagram_done(state.loop, slot, err == task.cancelled and 0 or 1)
+end)
 
 -- ---- what sockets and listeners share --------------------------------------------------------------------------
 
@@ -174,6 +176,7 @@ local Socket = {}
 Socket.__index = Socket
 
 local receivers = {} -- by slot: the sockets whose task is parked receiving
+local pending = {} -- those that a script made while it was staged: they open when it is on its loop
 
 -- Its pointer, until it is closed or its run is over, which frees it.
 local function held(self)
@@ -196,18 +199,11 @@ local function check_options(opts)
   return settings
 end
 
--- rille.udp([url][, opts]): a socket, bound to url. Without one it is bound to what the kernel picks when it is first connected or sent
--- from. The socket, or nil, err, message.
-function M.open(url, opts)
-  state.need_loop("udp")
-  if type(url) == "table" and opts == nil then url, opts = nil, url end
-  if url ~= nil and type(url) ~= "string" then misuse("bad argument #1 to 'udp' (an address expected, got %s)", type(url)) end
-  local settings = check_options(opts)
-  if settings.multicast and not url then misuse("rille.udp: multicast needs an address to bind to, such as udp4://:0") end
+local function open(self, url, settings)
   local options = require("rille.listener").options(settings)
   local p = C.rille_udp_open(state.handle, url or "", options, err_box, text_box, 512)
   if p == nil then return nil, text[-err_box[0]], to_string(text_box) end
-  local self = setmetatable({ _p = p, _run = state.services, _slot = C.rille_udp_slot(p) }, Socket)
+  self._p, self._run, self._slot = p, state.services, C.rille_udp_slot(p)
   local slot, epoch, run = self._slot, C.rille_udp_epoch(p), state.services
   self._guard = ffi.gc(ffi.new("char[1]"), function()
     if state.loop and state.services == run then C.rille_udp_abandon(state.loop, slot, epoch) end
@@ -222,6 +218,45 @@ function M.open(url, opts)
   return self
 end
 
+-- rille.udp([url][, opts]): a socket, bound to url. Without one it is bound to what the kernel picks when it is first connected or sent
+-- from. The socket, or nil, err, message.
+function M.open(url, opts)
+  state.need_loop("udp")
+  if type(url) == "table" and opts == nil then url, opts = nil, url end
+  if url ~= nil and type(url) ~= "string" then misuse("bad argument #1 to 'udp' (an address expected, got %s)", type(url)) end
+  local settings = check_options(opts)
+  if settings.multicast and not url then misuse("rille.udp: multicast needs an address to bind to, such as udp4://:0") end
+  local self = setmetatable({ _calls = state.is_staged and {} or nil }, Socket)
+  if self._calls then
+    pending[#pending + 1] = { self = self, url = url, settings = settings }
+    return self
+  end
+  return open(self, url, settings)
+end
+
+local function open_late(one)
+  local self, calls = one.self, one.self._calls
+  if not calls then return true end -- closed meanwhile
+  self._calls = nil
+  local ok, err, message = open(self, one.url, one.settings)
+  for _, call in ipairs(calls) do
+    if ok then ok, err, message = Socket[call[1]](self, call[2], call[3]) end
+  end
+  if ok then return true end
+  return nil, message or ("rille.udp: %s"):format(err)
+end
+
+-- The state has come to its loop. True, or nil, message.
+function M.open_staged()
+  local list = pending
+  pending = {}
+  for _, one in ipairs(list) do
+    local ok, message = open_late(one)
+    if not ok then return nil, message end
+  end
+  return true
+end
+
 -- "127.0.0.1:53" is one of UDP here.
 local function whole(url, name)
   if type(url) ~= "string" then misuse("bad argument to '%s' (an address expected, got %s)", name, type(url)) end
@@ -229,10 +264,17 @@ local function whole(url, name)
   return "udp://" .. url
 end
 
+-- A call on a socket that is not open yet; true.
+local function put_off(self, ...)
+  self._calls[#self._calls + 1] = { ... }
+  return true
+end
+
 -- From now on datagrams go to, and are received from, this address alone. True, or nil, err, message.
 function Socket:connect(url)
   local p = held(self)
   url = whole(url, "connect")
+  if self._calls then return put_off(self, "connect", url) end
   if not p then return nil, "closed" end
   text_box[0] = 0
   local code = C.rille_udp_connect(p, url, text_box, 512)
@@ -315,6 +357,7 @@ end
 function Socket:join(group, interface)
   if type(group) ~= "string" then misuse("bad argument #1 to 'join' (an address expected, got %s)", type(group)) end
   interface = name(interface, "join")
+  if self._calls then return put_off(self, "join", group, interface) end
   local p = held(self)
   if not p then return nil, "closed" end
   return result(C.rille_udp_join(p, group, interface, 0))
@@ -346,7 +389,7 @@ end
 -- Slices of it expire; who is parked gets "closed".
 function Socket:close()
   local p = held(self)
-  self._p = nil
+  self._p, self._calls = nil, nil
   if not p then return true end
   C.rille_udp_close(p)
   local fiber = self._receiver

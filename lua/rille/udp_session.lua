@@ -5,6 +5,8 @@ local ffi = require "ffi"
 
 local C = require "rille.core"
 local errors = require "rille.errors"
+local generation = require "rille.generation"
+local luggage = require "rille.luggage"
 local misuse = require "rille.misuse"
 local script = require "rille.script"
 local state = require "rille.state"
@@ -17,12 +19,14 @@ local bytes_of, slice_of, result = udp.bytes_of, udp.slice_of, udp.result
 local text = errors.text
 local PARK = C.RILLE_PARK
 local OPEN, REQUEST, READ = C.RILLE_SESSION_OPEN, C.RILLE_SESSION_REQUEST, C.RILLE_SESSION_READ
+local MIGRATE, LET_GO = C.RILLE_SESSION_MIGRATE, C.RILLE_SESSION_LET_GO
 
 local M = {}
 
 local Session = {}
 local err_box = ffi.new("int[1]")
 local text_box = ffi.new("char[?]", 512)
+local double_box = ffi.new("double[1]")
 
 local objects = setmetatable({}, { __mode = "v" }) -- by slot; a table lives while a script holds it
 -- By slot; those with something a script put there. Only written: that is what keeps them alive.
@@ -39,10 +43,18 @@ local metatable = {
   __tostring = function(self) return ("session %d %s"):format(self.id, self:peer() or "?") end,
 }
 
+-- What a session brought along from the generation before, when its first event here makes a table for it.
+local function unpack_ctx(self, p)
+  local bytes = C.rille_session_luggage(p, double_box)
+  if bytes == nil then return end
+  local ok, ctx = pcall(luggage.unpack, ffi.string(bytes, double_box[0]))
+  if ok and ctx ~= nil then self.ctx = ctx end
+end
+
 local function at(slot)
   local self = objects[slot]
   if self then return self end
-  local p = C.rille_session_at(state.loop, slot)
+  local p = C.rille_session_of(state.handle, slot)
   if p == nil then return nil end
   local service = state.services[C.rille_session_service(p)]
   self = setmetatable({
@@ -50,6 +62,7 @@ local function at(slot)
   }, metatable)
   C.rille_session_know(p)
   objects[slot] = self
+  unpack_ctx(self, p)
   return self
 end
 
@@ -64,7 +77,7 @@ local function serve(self)
 end
 
 script.on_error(serve, "on_request", function(self)
-  C.rille_session_close(self._p, C.RILLE_ERR_ERROR)
+  if not rawget(self, "_leaves") then C.rille_session_close(self._p, C.RILLE_ERR_ERROR) end
   C.rille_session_done(self._p)
 end)
 
@@ -83,12 +96,12 @@ local function run_closers(self, err)
   while closers and #closers > 0 do table.remove(closers)(self, err) end
 end
 
+-- The session is over, or another generation's; the table stays what it is for those who hold it.
 local function forget(self, err)
-  local slot, p = self._slot, self._p
+  local slot = self._slot
   rawset(self, "_error", err or "closed")
   self._p, self._slot = false, false
   objects[slot], pinned[slot], readers[slot] = nil, nil, nil
-  C.rille_session_free(p)
 end
 
 -- on_close functions, last added first, then the script's hook. One that raises does not keep the others from running.
@@ -102,7 +115,9 @@ local function close(self)
     on_close(self, err)
     run_closers(self, err) -- which it may have added
   end
+  local p = self._p
   forget(self, err)
+  C.rille_session_free(p)
 end
 
 script.on_error(close, "on_close", function(self) task.start_later(close, self) end)
@@ -113,9 +128,41 @@ local function resume_reader(slot)
   if fiber and not fiber.queued then return task.resume(fiber, true) end
 end
 
+local function is_bound(self)
+  local closers = rawget(self, "_closers")
+  return closers ~= nil and #closers > 0
+end
+
+-- Hand a session on to the generation that took this one's place.
+local function migrate(slot)
+  local p = C.rille_session_of(state.handle, slot)
+  if p == nil then return end
+  local self = objects[slot]
+  if self and is_bound(self) then return C.rille_session_bind(p) end
+  local bytes = self and generation.pack_ctx(rawget(self, "ctx")) or ""
+  if C.rille_session_hand_on(p, bytes, #bytes) == 1 and self then forget(self) end
+end
+
+-- It stays, then.
+script.on_error(migrate, "a migration", function(slot)
+  local p = C.rille_session_of(state.handle, slot)
+  if p ~= nil then C.rille_session_bind(p) end
+end)
+
+-- The patience with this generation is over: what holds a session is to let go. One that has functions of it ends.
+local function let_go(slot)
+  local self = at(slot)
+  if not self then return end
+  if is_bound(self) then C.rille_session_close(self._p, C.RILLE_ERR_SHUTDOWN) end
+  rawset(self, "_leaves", true)
+  if not task.cancel_for(self, readers[slot]) and not is_bound(self) then return migrate(slot) end
+end
+
 -- The SESSION event.
 function M.event(slot, what)
   if what == READ then return resume_reader(slot) end
+  if what == MIGRATE then return task.call(migrate, slot) end
+  if what == LET_GO then return task.call(let_go, slot) end
   local self = at(slot)
   if not self then return end
   if what == REQUEST then return task.call(serve, self) end

@@ -22,7 +22,7 @@ end
 
 -- Another version of the script, written in place; where nothing watches, nothing happens yet.
 function M.put(source)
-  return server.script_path(source)
+  return server.script_path(source, nil, true)
 end
 
 -- Code, on loop 0 where the generations are deployed, or on another: what it printed.

@@ -99,11 +99,11 @@ end
 local PRELUDE = "local rille = require 'rille'; rille.log.set_rate(0); "
   .. "local function say(...) rille.log.info('said ' .. string.format(...)) end; "
 
--- The script's path; one that holds a newline is source and is written to a file.
-local function script_path(script, name)
+-- The script's path; one that holds a newline is source and is written to a file; over: to the one that a server may have.
+local function script_path(script, name, over)
   if not script:find("\n", 1, true) then return script:sub(1, 1) == "/" and script or root .. "/" .. script end
   local file, source = name or "script", PRELUDE .. script
-  local before = io.open(M.folder() .. "/" .. file .. ".lua")
+  local before = not over and io.open(M.folder() .. "/" .. file .. ".lua")
   if before then
     -- another server of this test has it, and would reload
     if before:read("*a") ~= source then file = file .. files end

@@ -261,6 +261,7 @@ end
 -- It never served, or no longer. Its files are watched until the next one: mending one of them is a reason to try again.
 local function keep_refused(server, one)
   C.rille_generation_retain(one.g)
+  server.coming = nil
   server.refused = { g = ffi.gc(ffi.new("rille_generation *", one.g), C.rille_generation_release) }
   watching.renew(server)
 end
@@ -323,6 +324,7 @@ function deploy.run(server, canary, tell)
     else log.error("%s: not reloaded: %s", server.name, message) end
     return server.last
   end
+  server.coming = nil
   local ok, message = check_room(server)
   if not ok then return report(false, server.current.label, message) end
   local one
@@ -331,6 +333,7 @@ function deploy.run(server, canary, tell)
   if not one then return report(false, server.current.label, message) end
   server.last_number = one.number
   server.generations[one.number] = one
+  server.coming = one
   watching.expect(server, one)
   local batch
   batch, message = stage(server, one)
@@ -345,7 +348,7 @@ function deploy.run(server, canary, tell)
   C.rille_batch_release(batch)
   if not ok then return report(false, one.label, message) end
   local before = server.current
-  server.current = one
+  server.current, server.coming = one, nil
   watching.renew(server)
   retire(server, before)
   C.rille_generation_watch(one.g, server.reload.canary.loops > 0 and 1 or 0, 0, 0)

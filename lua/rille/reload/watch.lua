@@ -42,10 +42,15 @@ local function changed(one)
   return path ~= nil and ffi.string(path) or nil
 end
 
--- A reload is due when what is there is neither what serves nor what was refused.
+-- Whether a generation is of what is there now.
+local function is_fresh(one)
+  return one and not changed(one)
+end
+
+-- A reload is due when what is there is neither what serves, nor what is about to, nor what was refused.
 local function look_at(server)
   local path = changed(server.current)
-  if not path or (server.refused and not changed(server.refused)) then return end
+  if not path or is_fresh(server.coming) or is_fresh(server.refused) then return end
   log.info("%s: %s has changed", server.current.label, path)
   on_change(server)
 end
