@@ -162,7 +162,7 @@ end
 local function settle()
   local handle = state.handle
   local loop = C.rille_state_loop(handle)
-  pool.reset()
+  pool.settle()
   stream.reset()
   requests.reset()
   task.reset()

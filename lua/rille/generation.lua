@@ -24,11 +24,13 @@ local signal = nil -- the channel that is closed when another generation serves
 
 -- Whether another generation serves: a task that holds a connection for its lifetime is to come to an end.
 function generation.retiring()
+  state.need_loop("retiring")
   return state.is_retiring
 end
 
 -- A channel that nothing is sent on: it is closed when another generation serves.
 function generation.retire_channel()
+  state.need_loop("retire_channel")
   if not signal then
     signal = channel(1)
     if state.is_retiring then signal:close() end

@@ -15,6 +15,7 @@ local deploy = {}
 local ANSWER_S = 30     -- a loop whose on_start has not returned then refuses
 local LOOK_S = 0.05     -- between two looks at the guards of a canary
 local NOTES = 1024
+local STAGING_IDLE_S = 5 -- after which the threads that stage end, and what they hold with them
 
 local DRAIN = { stay = C.RILLE_DRAIN_STAY, migrate = C.RILLE_DRAIN_MIGRATE, close = C.RILLE_DRAIN_CLOSE }
 
@@ -53,12 +54,16 @@ end
 -- ---- staging ---------------------------------------------------------------------------------------------------
 
 local function staging_pool()
-  return pool.get("staging", { max = deploy.STAGINGS_MAX, queue = 64 })
+  return pool.get("staging", { max = deploy.STAGINGS_MAX, queue = 64, idle_timeout = STAGING_IDLE_S })
 end
 deploy.STAGINGS_MAX = 4
 
 -- The states of a generation, a batch. Or nil, message.
 local function stage(server, one)
+  if server.reload.isolate then
+    local passed, why = server.try(one.label)
+    if not passed then return nil, why end
+  end
   local batch = C.rille_batch_new(one.g)
   if batch == nil then return nil, "no memory" end
   C.rille_batch_retain(batch) -- the job's
@@ -102,7 +107,7 @@ local function await_commits(one, count)
   for _ = 1, count do
     local note = one.notes:receive(ANSWER_S)
     if not note then return nil, message or "a loop did not answer; its on_start may not have returned" end
-    if note.kind == C.RILLE_NOTE_COMMITTED then one.loops[note.loop] = true
+    if note.kind == C.RILLE_NOTE_COMMITTED then one.loops[note.loop], one.has_served = true, true
     elseif note.kind == C.RILLE_NOTE_REFUSED then
       one.had[note.loop] = nil
       message = message or note.text
@@ -219,14 +224,15 @@ local function split_loops(server, canary)
 end
 
 local function forget_refused(server)
-  if server.refused then C.rille_generation_release(server.refused.g) end
+  if server.refused then C.rille_generation_release(ffi.gc(server.refused.g, nil)) end
   server.refused = nil
 end
 
 -- It never served, or no longer. Its files are watched until the next one: mending one of them is a reason to try again.
 local function keep_refused(server, one, since)
   C.rille_generation_retain(one.g)
-  server.refused = { g = one.g }
+  local g = ffi.cast("rille_generation *", ffi.cast("void *", one.g)) -- an object of its own, with another end than one.g
+  server.refused = { g = ffi.gc(g, C.rille_generation_release) }
   watching.renew(server, since)
 end
 
@@ -262,6 +268,12 @@ local function bring(server, one, batch, canary, begin_soak)
   return true
 end
 
+-- For the status and the metrics.
+local function publish(server, last, has_served)
+  local result = last.ok and C.RILLE_RELOAD_DONE or has_served and C.RILLE_RELOAD_ROLLED_BACK or C.RILLE_RELOAD_REFUSED
+  C.rille_reload_report(server.number, result, last.label, last.message or "", last.seconds, last.at)
+end
+
 local function count_live(server)
   local count = 0
   for _ in pairs(server.generations) do count = count + 1 end
@@ -278,16 +290,16 @@ end
 -- Load the server's script anew and let it serve. canary: options that stand for the configured ones. A report:
 -- { ok =, label =, message =, seconds = }. tell(report) is called when a canary begins its soak.
 function deploy.run(server, canary, tell)
-  local began = C.rille_now()
+  local began, one = C.rille_now(), nil
   local function report(ok, label, message)
     server.last = { ok = ok or false, label = label, message = message, seconds = C.rille_now() - began, at = C.rille_time() }
     if ok then log.info("%s: serves; %.0f ms after the reload began", label, server.last.seconds * 1000)
     else log.error("%s: not reloaded: %s", server.name, message) end
+    publish(server, server.last, one and one.has_served)
     return server.last
   end
   local ok, message = check_room(server)
   if not ok then return report(false, server.current.label, message) end
-  local one
   local since = C.rille_time()
   forget_refused(server)
   one, message = make_generation(server, server.last_number + 1)
