@@ -74,6 +74,7 @@ rille_conn *rille_conn_new(rille_loop *loop, rille_service *service, int fd, boo
       .is_framed = service->codec != NULL,
   };
   loop->conn_count++;
+  c->state->conn_count++;
   return c;
 }
 
@@ -337,6 +338,7 @@ void rille_conn_bury(rille_conn *c) {
   rille_luggage_drop(&c->luggage);
   if (c->listener) rille_listener_left(c->listener, &c->peer);
   loop->conn_count--;
+  c->state->conn_count--;
   uint32_t slot = c->slot;
   c->flags = 0;
   c->epoch = c->epoch == 0xffffffu ? 1 : c->epoch + 1;

@@ -46,7 +46,9 @@ static void serve_by(rille_conn *c, rille_service *service) {
   if (c->high_water == old->high_water) c->high_water = service->high_water;
   if (c->low_water == old->low_water) c->low_water = service->low_water;
   bool is_cut = c->is_framed && old->codec; /* by the service's codec, not by one of its own: those are bound */
+  c->state->conn_count--;
   c->state = service->state;
+  c->state->conn_count++;
   c->service = service;
   if (is_cut || service->codec) rille_conn_recut(c);
   bool has_key = rille_luggage_key(&c->luggage)[0];

@@ -17,6 +17,15 @@ typedef struct item {
   double in, out;
 } item;
 
+/* The connections of one Lua state. */
+typedef struct share {
+  char label[64];
+  uint32_t generation;
+  double count;
+  double age_ms; /* of all together */
+  uint32_t youngest_ms, oldest_ms;
+} share;
+
 struct rille_conn_list {
   _Atomic uint32_t refs;
   _Atomic bool is_done; /* by it the loop gives the rest away */
@@ -24,12 +33,14 @@ struct rille_conn_list {
   uint32_t limit;
   uint32_t count;
   double total;
-  item *items; /* owned */
+  item *items;   /* owned */
+  share *shares; /* owned; by the index of the state, NULL: items were asked for */
 };
 
 void rille_conn_list_release(rille_conn_list *list) {
   if (atomic_fetch_sub(&list->refs, 1) != 1) return;
   free(list->items);
+  free(list->shares);
   free(list);
 }
 
@@ -57,15 +68,41 @@ static void fill(const rille_conn *c, uint32_t now_ms, item *to) {
   for (size_t i = 0; i < sizeof to->label; i++) to->label[i] = c->state->label[i];
 }
 
-static void deliver(rille_loop *loop, const rille_message *m) {
-  rille_conn_list *list = m->what;
-  list->total = loop->conn_count;
+static void add(const rille_conn *c, uint32_t now_ms, share *to) {
+  uint32_t age_ms = now_ms - c->opened_ms;
+  if (to->count == 0) {
+    for (size_t i = 0; i < sizeof to->label; i++) to->label[i] = c->state->label[i];
+    to->generation = c->state->generation->number;
+    to->youngest_ms = to->oldest_ms = age_ms;
+  }
+  to->count++;
+  to->age_ms += age_ms;
+  if (age_ms < to->youngest_ms) to->youngest_ms = age_ms;
+  if (age_ms > to->oldest_ms) to->oldest_ms = age_ms;
+}
+
+static void tally(rille_loop *loop, rille_conn_list *list) {
+  list->shares = calloc(RILLE_LOOP_STATES_MAX, sizeof *list->shares);
+  for (uint32_t slot = 0; list->shares && slot < loop->slab_count * RILLE_CONN_SLAB; slot++) {
+    const rille_conn *c = rille_conn_at(loop, slot);
+    if (c) add(c, loop->now_ms, &list->shares[c->state->index]);
+  }
+}
+
+static void collect(rille_loop *loop, rille_conn_list *list) {
   uint32_t room = loop->conn_count < list->limit ? loop->conn_count : list->limit;
   list->items = room > 0 ? malloc(sizeof *list->items * room) : NULL;
   for (uint32_t slot = 0; list->items && slot < loop->slab_count * RILLE_CONN_SLAB && list->count < room; slot++) {
     const rille_conn *c = rille_conn_at(loop, slot);
     if (c) fill(c, loop->now_ms, &list->items[list->count++]);
   }
+}
+
+static void deliver(rille_loop *loop, const rille_message *m) {
+  rille_conn_list *list = m->what;
+  list->total = loop->conn_count;
+  if (list->limit > 0) collect(loop, list);
+  else tally(loop, list);
   atomic_store(&list->is_done, true);
   rille_conn_list_release(list);
   rille_control_wake();
@@ -110,4 +147,21 @@ uint32_t rille_conn_list_write(const rille_conn_list *list, rille_text *t, uint3
     rille_json_close(t, '}');
   }
   return count;
+}
+
+void rille_conn_list_write_generations(const rille_conn_list *list, rille_text *t, double *total) {
+  *total = list->total;
+  for (uint32_t i = 0; list->shares && i < RILLE_LOOP_STATES_MAX; i++) {
+    const share *one = &list->shares[i];
+    if (one->count == 0) continue;
+    rille_json_open(t, NULL, '{');
+    rille_json_count(t, "loop", list->loop_id);
+    rille_json_string(t, "script", one->label);
+    rille_json_count(t, "generation", one->generation);
+    rille_json_count(t, "connections", one->count);
+    rille_json_number(t, "youngest", one->youngest_ms / 1e3);
+    rille_json_number(t, "mean_age", one->age_ms / one->count / 1e3);
+    rille_json_number(t, "oldest", one->oldest_ms / 1e3);
+    rille_json_close(t, '}');
+  }
 }

@@ -91,11 +91,13 @@ void rille_exposition_write(rille_text *t, const rille_loop_view *views, uint32_
 
 typedef struct rille_conn_list rille_conn_list;
 
-/* Ask a loop for its connections, at most limit; NULL when it cannot be asked. A reference. */
+/* Ask a loop for its connections, at most limit; 0: only for how many each generation has. NULL when it cannot be asked. A reference. */
 rille_conn_list *rille_conn_list_ask(rille_loop *loop, uint32_t limit);
 bool rille_conn_list_is_done(const rille_conn_list *list);
 /* its items, at most limit of them; how many were written. *total: those of the loop */
 uint32_t rille_conn_list_write(const rille_conn_list *list, rille_text *t, uint32_t limit, double *total);
+/* the same of generations, all of them; limit was 0 */
+void rille_conn_list_write_generations(const rille_conn_list *list, rille_text *t, double *total);
 void rille_conn_list_release(rille_conn_list *list);
 
 /* ---- console.c ------------------------------------------------------------------------------------------------- */

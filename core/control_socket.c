@@ -41,7 +41,7 @@ typedef struct client {
   size_t sent;
   uint64_t until_ns;
   uint32_t question;       /* of STATUS and METRICS */
-  uint32_t limit;          /* of CONNS */
+  uint32_t limit;          /* of CONNS; 0: how many each generation has */
   rille_console *console;  /* a reference */
   rille_conn_list **lists; /* owned, references; by loop, NULL: it was not asked */
   uint32_t list_count;
@@ -187,9 +187,10 @@ static void ask_for_conns(rille_watched *w, void *to) {
 
 static void begin_conns(client *c, const char *word) {
   char *end = NULL;
+  bool is_grouped = word && strcmp(word, "by=generation") == 0;
   unsigned long limit = word ? strtoul(word, &end, 10) : CONNS_DEFAULT;
-  if (word && (*end || limit < 1 || limit > CONNS_MAX)) {
-    refuse(c, "conns: expected a number from 1 to %d", CONNS_MAX);
+  if (word && !is_grouped && (*end || limit < 1 || limit > CONNS_MAX)) {
+    refuse(c, "conns: expected a number from 1 to %d, or by=generation", CONNS_MAX);
     return;
   }
   c->lists = calloc(RILLE_LOOP_MAX, sizeof(rille_conn_list *));
@@ -198,7 +199,7 @@ static void begin_conns(client *c, const char *word) {
     return;
   }
   c->command = CONNS;
-  c->limit = (uint32_t)limit;
+  c->limit = is_grouped ? 0 : (uint32_t)limit;
   c->phase = WAITING;
   c->until_ns = in_ms(ANSWER_MS);
   asking a = {.c = c};
@@ -286,7 +287,7 @@ static void run(client *c, char *line, const char *rest, size_t rest_size) {
   else if (strcmp(name, "hello") == 0 && count == 1) say_hello(c);
   else if (strcmp(name, "stop") == 0 && count == 1) begin_stop(c, false);
   else if (strcmp(name, "stop") == 0 && count == 2 && strcmp(words[1], "now") == 0) begin_stop(c, true);
-  else refuse(c, "unknown request; there are hello, status, metrics, conns [N], eval, stop [now]");
+  else refuse(c, "unknown request; there are hello, status, metrics, conns [N | by=generation], eval, stop [now]");
 }
 
 /* How many bytes follow the line: what eval says. */
@@ -351,11 +352,12 @@ static void finish_conns(client *c, bool is_late) {
   }
   if (missing > 0 && !is_late) return;
   rille_json_open(&c->out, NULL, '{');
-  rille_json_open(&c->out, "connections", '[');
+  rille_json_open(&c->out, c->limit > 0 ? "connections" : "generations", '[');
   for (uint32_t i = 0; i < c->list_count; i++) {
     double count = 0;
     if (!c->lists[i] || !rille_conn_list_is_done(c->lists[i])) continue;
-    left -= rille_conn_list_write(c->lists[i], &c->out, left, &count);
+    if (c->limit > 0) left -= rille_conn_list_write(c->lists[i], &c->out, left, &count);
+    else rille_conn_list_write_generations(c->lists[i], &c->out, &count);
     total += count;
   }
   rille_json_close(&c->out, ']');

@@ -8,6 +8,7 @@
 #include "metric.h"
 #include "pool.h"
 #include "process.h"
+#include "report.h"
 
 typedef struct column {
   const char *name, *type, *help;
@@ -139,6 +140,7 @@ static const column pool_columns[] = {
     POOL("workers", "gauge", workers, "Workers."),
     POOL("busy", "gauge", busy, "Workers that run a job."),
     POOL("lost", "gauge", lost, "Workers busy with a job nobody waits for any more."),
+    POOL("states", "gauge", states, "Lua states of workers."),
     POOL("queued", "gauge", queued, "Jobs that wait."),
     POOL("done_total", "counter", done, "Jobs that returned."),
     POOL("failed_total", "counter", failed, "Jobs that raised or could not be run."),
@@ -160,6 +162,32 @@ static void write_dict_free(void *to, rille_dict *d) {
 
 static void write_dict_keys(void *to, rille_dict *d) {
   labelled(to, "rille_dict_keys", "dict", d->name, dict_count(d));
+}
+
+static void write_reloads(void *to, const char *name, const rille_server_report *r) {
+  rille_text *t = to;
+  for (int is_ok = 1; is_ok >= 0; is_ok--) {
+    rille_text_printf(t, "rille_reloads_total{server=\"");
+    rille_metric_escape(t, name, true);
+    rille_text_printf(t, "\",result=\"%s\"} %.17g\n", is_ok ? "ok" : "failed", is_ok ? r->done : r->failed);
+  }
+}
+
+static void write_rollbacks(void *to, const char *name, const rille_server_report *r) {
+  labelled(to, "rille_reload_rollbacks_total", "server", name, r->rolled_back);
+}
+
+static void write_generations(void *to, const char *name, const rille_server_report *r) {
+  labelled(to, "rille_generations", "server", name, r->generations);
+}
+
+static void write_servers(rille_text *t) {
+  head(t, "rille_reloads_total", "counter", "Reloads of a server's script, by what became of them.");
+  rille_reports_each(write_reloads, t);
+  head(t, "rille_reload_rollbacks_total", "counter", "Reloads that were taken back after the new version had served.");
+  rille_reports_each(write_rollbacks, t);
+  head(t, "rille_generations", "gauge", "Generations of a server's script that are alive.");
+  rille_reports_each(write_generations, t);
 }
 
 static void write_named(rille_text *t) {
@@ -225,6 +253,7 @@ void rille_exposition_write(rille_text *t, const rille_loop_view *views, uint32_
   write_process(t, health);
   write_loops(t, views, count);
   write_listeners(t, views, count);
+  write_servers(t);
   write_named(t);
   rille_metrics_write(t);
 }

@@ -4,6 +4,7 @@
 #include "generation.h"
 
 #include "loop.h"
+#include "report.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -53,6 +54,7 @@ rille_generation *rille_generation_new(uint32_t server, uint32_t number, const c
   g->place = (uint32_t)place;
   snprintf(g->label, sizeof g->label, "%s", label);
   rille_process_label(g->place, g->label);
+  rille_report_begin(server, number, g->label);
   return g;
 }
 
@@ -61,6 +63,7 @@ void rille_generation_retain(rille_generation *g) { atomic_fetch_add(&g->refs, 1
 void rille_generation_release(rille_generation *g) {
   if (atomic_fetch_sub(&g->refs, 1) != 1) return;
   give_place(g->place);
+  rille_report_end(g->server);
   rille_chunks_release(g->chunks);
   for (int i = 0; i < RILLE_GENERATION_FAULTS; i++) free(atomic_load(&g->faults[i]));
   free(g);

@@ -33,7 +33,7 @@ void rille_io_free(rille_io *io) {
 
 rille_job *rille_io_send(rille_io *io, rille_pool *pool, rille_state *from, uint32_t token, const char *name,
                          int *err) {
-  rille_job *job = rille_job_new(pool, from, -1, token, 0, name);
+  rille_job *job = rille_job_new(pool, from, NULL, token, 0, name);
   if (!job) {
     *err = RILLE_ERR_NO_MEMORY;
     rille_io_free(io);

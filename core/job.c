@@ -5,6 +5,7 @@
 #include "pool.h"
 
 #include "io.h"
+#include "log.h"
 #include "loop.h"
 
 #include <stdio.h>
@@ -13,16 +14,15 @@
 
 enum { RETRY_NS = 1000000 };
 
-rille_job *rille_job_new(rille_pool *pool, rille_state *from, int environment, uint32_t token, int is_post,
-                         const char *name) {
+rille_job *rille_job_new(rille_pool *pool, rille_state *from, rille_environment *environment, uint32_t token,
+                         int is_post, const char *name) {
   rille_job *job = calloc(1, sizeof *job);
   if (!job) return NULL;
   atomic_store(&job->refs, 1);
   atomic_fetch_add(&pool->refs, 1);
   job->pool = pool;
-  pthread_mutex_lock(&pool->lock);
-  if (environment >= 0) job->environment = pool->environments[environment];
-  pthread_mutex_unlock(&pool->lock);
+  if (environment) rille_environment_use(environment);
+  job->environment = environment;
   job->loop = from->loop;
   job->state = from->id;
   job->token = token;
@@ -37,6 +37,7 @@ void rille_job_release(rille_job *job) {
   rille_parcel_free(&job->output);
   if (job->stream) rille_stream_release(job->stream);
   if (job->io) rille_io_free(job->io);
+  if (job->environment) rille_environment_release(job->environment);
   rille_pool_release(job->pool);
   free(job);
 }
@@ -100,15 +101,21 @@ void rille_job_unlink(rille_job *job) {
   pool->queued--;
 }
 
-int rille_job_abandon(rille_job *job) {
+bool rille_job_give_up(rille_job *job) {
   rille_pool *pool = job->pool;
-  pthread_mutex_lock(&pool->lock);
   bool was_queued = job->phase == RILLE_JOB_QUEUED;
   if (was_queued) rille_job_unlink(job);
   if (was_queued || job->phase == RILLE_JOB_RUNNING) pool->abandoned++;
   if (was_queued) job->phase = RILLE_JOB_DONE;
   job->is_abandoned = true;
   if (job->stream) rille_stream_abort(job->stream, RILLE_ERR_CANCELLED);
+  return was_queued;
+}
+
+int rille_job_abandon(rille_job *job) {
+  rille_pool *pool = job->pool;
+  pthread_mutex_lock(&pool->lock);
+  bool was_queued = !job->is_abandoned && rille_job_give_up(job);
   pthread_mutex_unlock(&pool->lock);
   if (was_queued) rille_job_release(job); /* the queue's reference */
   return was_queued;
@@ -118,11 +125,19 @@ int rille_job_abandon(rille_job *job) {
 
 static void drop(const rille_message *m) { rille_job_release(m->what); }
 
+/* It comes too late for the state that would have heard of it. */
+static void lose(rille_job *job) {
+  if (job->is_post && job->has_failed)
+    RILLE_LOG(RILLE_LOG_ERROR, "pool %s: %s failed; the Lua state that posted it is closed", job->pool->name,
+              job->name);
+  rille_job_release(job);
+}
+
 static void deliver(rille_loop *loop, const rille_message *m) {
   rille_job *job = m->what;
   rille_state *state = rille_loop_state(loop, job->state); /* NULL: what took its place does not know the job */
   if (!state || !rille_state_emit(state, RILLE_EVENT_JOB, 0, 0)) {
-    rille_job_release(job);
+    lose(job);
     return;
   }
   job->next_done = NULL;
@@ -156,5 +171,5 @@ rille_job *rille_job_take(rille_state *state) {
 
 void rille_job_forget(rille_state *state) {
   rille_job *job;
-  while ((job = rille_job_take(state))) rille_job_release(job);
+  while ((job = rille_job_take(state))) lose(job);
 }

@@ -8,6 +8,7 @@
 #include "listener.h"
 #include "log.h"
 #include "notify.h"
+#include "pages.h"
 #include "pool.h"
 #include "team.h"
 #include "udp.h"
@@ -16,7 +17,6 @@
 #include <stdio.h>
 #include <stddef.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -52,12 +52,11 @@ static void update_clock(rille_loop *loop) {
 /* ---- life ------------------------------------------------------------------------------------------------------ */
 
 rille_loop *rille_loop_new(uint32_t id, int *err) {
-  rille_loop *loop = aligned_alloc(_Alignof(rille_loop), sizeof *loop);
+  rille_loop *loop = rille_pages_new(sizeof *loop);
   if (!loop) {
     *err = RILLE_ERR_NO_MEMORY;
     return NULL;
   }
-  memset(loop, 0, sizeof *loop);
   loop->id = id;
   loop->cpu = RILLE_CPU_ANY;
   rille_reserve_init(&loop->reserve);
@@ -76,7 +75,7 @@ rille_loop *rille_loop_new(uint32_t id, int *err) {
   rille_wheel_init(&loop->task_wheel, now_ms(loop));
   *err = rille_poller_init(&loop->poller);
   if (*err < 0) {
-    free(loop);
+    rille_pages_free(loop, sizeof *loop);
     return NULL;
   }
   loop->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -87,7 +86,7 @@ rille_loop *rille_loop_new(uint32_t id, int *err) {
   if (*err < 0) {
     rille_poller_close(&loop->poller);
     if (loop->wake_fd >= 0) close(loop->wake_fd);
-    free(loop);
+    rille_pages_free(loop, sizeof *loop);
     return NULL;
   }
   if (id != RILLE_LOOP_PRIVATE) rille_control_add(loop);
@@ -123,7 +122,7 @@ void rille_loop_free(rille_loop *loop) {
   }
   rille_poller_close(&loop->poller);
   close(loop->wake_fd);
-  free(loop);
+  rille_pages_free(loop, sizeof *loop);
 }
 
 rille_linkbuffer *rille_loop_buffer_take(rille_loop *loop) {

@@ -4,13 +4,14 @@
  */
 #include "mailbox.h"
 
-#include <stdlib.h>
+#include "pages.h"
+
 #include <unistd.h>
 
 enum { MASK = RILLE_MAILBOX_SIZE - 1 };
 
 int rille_mailbox_init(rille_mailbox *box, int wake_fd) {
-  box->slots = calloc(RILLE_MAILBOX_SIZE, sizeof *box->slots);
+  box->slots = rille_pages_new(RILLE_MAILBOX_SIZE * sizeof *box->slots);
   if (!box->slots) return RILLE_ERR_NO_MEMORY;
   for (uint32_t i = 0; i < RILLE_MAILBOX_SIZE; i++) atomic_store_explicit(&box->slots[i].turn, i, memory_order_relaxed);
   box->wake_fd = wake_fd;
@@ -26,7 +27,7 @@ void rille_mailbox_close(rille_mailbox *box) {
   while (rille_mailbox_take(box, &m)) {
     if (m.drop) m.drop(&m);
   }
-  free(box->slots);
+  rille_pages_free(box->slots, RILLE_MAILBOX_SIZE * sizeof *box->slots);
   box->slots = NULL;
 }
 

@@ -44,10 +44,6 @@ static rille_pool *make(const char *name) {
 
 static void release(rille_pool *pool, uint32_t refs) {
   if (atomic_fetch_sub(&pool->refs, refs) != refs) return;
-  for (uint32_t i = 0; i < pool->environment_count; i++) {
-    free(pool->environments[i]->source);
-    free(pool->environments[i]);
-  }
   pthread_cond_destroy(&pool->work);
   pthread_cond_destroy(&pool->gone);
   pthread_mutex_destroy(&pool->lock);
@@ -106,33 +102,6 @@ rille_pool *rille_pool_open(const char *name, const rille_pool_options *options,
   return *err ? NULL : pool;
 }
 
-int rille_pool_environment(rille_pool *pool, const char *source, const char *arguments, size_t size) {
-  pthread_mutex_lock(&pool->lock);
-  int result = RILLE_ERR_FULL;
-  for (uint32_t i = 0; i < pool->environment_count && result < 0; i++) {
-    const rille_environment *e = pool->environments[i];
-    if (e->size == size && memcmp(e->arguments, arguments, size) == 0 && strcmp(e->source, source) == 0)
-      result = (int)i;
-  }
-  if (result < 0 && pool->environment_count < RILLE_POOL_ENVIRONMENTS_MAX) {
-    rille_environment *e = malloc(sizeof *e + size);
-    char *copy = strdup(source);
-    if (e && copy) {
-      e->source = copy;
-      e->size = size;
-      memcpy(e->arguments, arguments, size);
-      result = (int)pool->environment_count++;
-      pool->environments[result] = e;
-    } else {
-      free(e);
-      free(copy);
-      result = RILLE_ERR_NO_MEMORY;
-    }
-  }
-  pthread_mutex_unlock(&pool->lock);
-  return result;
-}
-
 /* ---- numbers --------------------------------------------------------------------------------------------------- */
 
 static void read_stats(const rille_pool *pool, rille_pool_stats *out) {
@@ -144,6 +113,7 @@ static void read_stats(const rille_pool *pool, rille_pool_stats *out) {
                             .abandoned = pool->abandoned,
                             .options = pool->options};
   for (const rille_worker *w = pool->first_worker; w; w = w->next) out->lost += w->job && w->job->is_abandoned;
+  for (const rille_environment *e = pool->environments; e; e = e->next) out->states += e->kept;
 }
 
 void rille_pool_stats_read(rille_pool *pool, rille_pool_stats *out) {
@@ -258,13 +228,51 @@ void rille_pools_forget_loop(rille_loop *loop) {
   pthread_mutex_unlock(&registry_lock);
 }
 
+/* Under the lock. True: the job was queued and nobody wants it; the queue's reference is to be released. */
+static bool forget_state(rille_job *job, uint32_t state) {
+  if (!job || job->state != state) return false;
+  job->loop = NULL;
+  return !job->is_post && !job->io && !job->is_abandoned && rille_job_give_up(job);
+}
+
+/* Jobs that nobody wants any more, a list of references. */
+static rille_job *forget_state_in(rille_pool *pool, uint32_t state) {
+  rille_job *dropped = NULL, *job, *next;
+  pthread_mutex_lock(&pool->lock);
+  for (job = pool->first_job; job; job = next) {
+    next = job->next;
+    if (!forget_state(job, state)) continue;
+    job->next = dropped;
+    dropped = job;
+  }
+  for (rille_worker *w = pool->first_worker; w; w = w->next) forget_state(w->job, state);
+  pthread_mutex_unlock(&pool->lock);
+  return dropped;
+}
+
+void rille_pools_forget_state(const rille_state *state) {
+  pthread_mutex_lock(&registry_lock);
+  for (rille_pool *pool = pools; pool; pool = pool->next) {
+    rille_job *dropped = forget_state_in(pool, state->id);
+    while (dropped) {
+      rille_job *job = dropped;
+      dropped = job->next;
+      rille_job_release(job); /* not the pool's last reference */
+    }
+  }
+  pthread_mutex_unlock(&registry_lock);
+}
+
+/* Under the lock, which it drops meanwhile: a job that goes needs it. */
 static void drop_queue(rille_pool *pool) {
   uint32_t posts = 0;
   while (pool->first_job) {
     rille_job *job = pool->first_job;
     rille_job_unlink(job);
     posts += job->is_post;
+    pthread_mutex_unlock(&pool->lock);
     rille_job_release(job); /* not the pool's last reference */
+    pthread_mutex_lock(&pool->lock);
   }
   if (posts > 0) RILLE_LOG(RILLE_LOG_WARN, "pool %s: %u posted jobs were not run", pool->name, posts);
 }

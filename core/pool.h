@@ -8,6 +8,7 @@
  *   pool.c     the registry, the numbers, the start and the end of workers
  *   job.c      a job's way: queue, abandon, back to the loop
  *   worker.c   what a worker's thread does, with its Lua states
+ *   environment.c  what these are made from
  *   parcel.c   what a job carries
  *   stream.c   what a job reads and writes while it runs
  */
@@ -46,20 +47,35 @@ void rille_parcel_free(rille_parcel *parcel);
 
 enum rille_job_phase { RILLE_JOB_NEW, RILLE_JOB_QUEUED, RILLE_JOB_RUNNING, RILLE_JOB_DONE };
 
-/* What a worker makes a Lua state from; the same for every job of one state of a loop. */
-typedef struct rille_environment {
-  char *source; /* owned */
-  size_t size;
+/* What a worker makes a Lua state from; the same for every job of one generation of a server. */
+struct rille_environment {
+  /* immutable after init */
+  rille_pool *pool;     /* a reference */
+  rille_chunks *chunks; /* a reference; the files of its generation, NULL: it has none */
+  char *source;         /* owned */
+
+  /* under the pool's lock */
+  rille_environment *next;
+  uint32_t users; /* states of loops that make jobs of it, and these jobs; 0: no job comes any more */
+  uint32_t kept;  /* Lua states of workers */
+
+  size_t size; /* immutable after init, as what follows */
   char arguments[];
-} rille_environment;
+};
+
+/* one user more, who gives it back with rille_environment_release */
+void rille_environment_use(rille_environment *e);
+/* a Lua state of a worker is made from it, and is closed */
+void rille_environment_keep(rille_environment *e);
+void rille_environment_let_go(rille_environment *e);
 
 struct rille_job {
   _Atomic uint32_t refs;
 
   /* immutable after init */
-  rille_pool *pool; /* a reference */
-  const rille_environment *environment;
-  uint32_t state; /* its id */
+  rille_pool *pool;               /* a reference */
+  rille_environment *environment; /* a user; NULL: of a job in C */
+  uint32_t state;                 /* its id */
   uint32_t token;
   bool is_post;
   struct rille_io *io; /* owned; what to do in C, see io.h; NULL: a call in Lua */
@@ -84,6 +100,9 @@ struct rille_job {
 void rille_job_unlink(rille_job *job);
 /* under the lock, which is dropped while a mailbox is full: hand the job (a reference) back; false: nobody hears of it */
 bool rille_job_send(rille_job *job);
+/* Under the lock: its caller does not wait any more. True: it was queued, and the queue's reference is to be released. */
+bool rille_job_give_up(rille_job *job);
+/* what has come back to the state and was not taken by it */
 void rille_job_forget(rille_state *state);
 
 /* ---- pool ------------------------------------------------------------------------------------------------------ */
@@ -123,7 +142,7 @@ struct rille_pool {
   rille_job *first_job, *last_job;
   rille_worker *first_worker;
   rille_worker *ended; /* to be joined */
-  rille_environment *environments[RILLE_POOL_ENVIRONMENTS_MAX];
+  rille_environment *environments;
   uint32_t environment_count;
   double done, failed, abandoned;
 };
@@ -136,6 +155,8 @@ void rille_pool_wait(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t until
 uint32_t rille_pool_join(rille_worker *ended);
 /* Loop thread, before the loop is freed: no worker reaches it afterwards. */
 void rille_pools_forget_loop(rille_loop *loop);
+/* Any thread: the state goes. Nobody waits for its calls any more, those that are not run yet are not; what was posted runs without it. */
+void rille_pools_forget_state(const rille_state *state);
 /* any thread: visit each pool, under the lock of the registry */
 void rille_pools_each(void (*visit)(void *to, const char *name, const rille_pool_stats *stats), void *to);
 /* any thread: the state of each pool to the log */

@@ -6,6 +6,7 @@
 #include "listener.h"
 #include "log.h"
 #include "note.h"
+#include "pool.h"
 #include "team.h"
 #include "udp.h"
 
@@ -165,6 +166,7 @@ static void send_off(rille_state *state, int kind, const char *text, size_t size
   rille_loop *loop = state->loop;
   forget_listeners(loop, state);
   part(state);
+  rille_pools_forget_state(state);
   rille_listener_sweep(loop, false);
   if (state->owes_hooks) rille_state_hooks_done(state);
   for (uint32_t i = 0; i < loop->state_count; i++) {

@@ -10,6 +10,7 @@ typedef struct rille_pool rille_pool;
 typedef struct rille_job rille_job;
 typedef struct rille_parcel rille_parcel;
 typedef struct rille_worker rille_worker;
+typedef struct rille_environment rille_environment;
 
 enum { RILLE_POOL_NAME_MAX = 63, RILLE_POOL_WORKERS_MAX = 1024, RILLE_POOL_QUEUE_MAX = 1 << 20 };
 
@@ -27,6 +28,7 @@ typedef struct rille_pool_stats {
   double done, failed;          /* jobs that returned, that raised or could not be run; without the abandoned */
   double abandoned;             /* jobs whose caller was cancelled or had no more time */
   double lost;                  /* workers that are busy with such a job */
+  double states;                /* Lua states of workers */
   rille_pool_options options;   /* in force */
 } rille_pool_stats;
 
@@ -41,18 +43,21 @@ void rille_pool_stats_read(rille_pool *pool, rille_pool_stats *out);
 /* Which job the lost worker number index (0..) is busy with, and for how long: its length in `to`, 0 when there are not
  * so many. */
 int rille_pool_lost_job(rille_pool *pool, int index, char *to, size_t size, double *seconds);
-/* The number of an environment, 0.., or an error: what a Lua state of a worker is made from. RILLE_ERR_FULL: the pool has
- * too many. */
-int rille_pool_environment(rille_pool *pool, const char *source, const char *arguments, size_t size);
+/* owned, to be given back with rille_environment_release: what Lua states of workers are made from, the same for the same source and
+ * arguments. chunks: the id of the set of files, which lives as long; 0: none. NULL with *err, RILLE_ERR_FULL: the pool has too
+ * many. When nobody has it any more, workers close the Lua states they made of it. */
+rille_environment *rille_pool_environment(rille_pool *pool, const char *source, const char *arguments, size_t size,
+                                          double chunks, int *err);
+void rille_environment_release(rille_environment *e);
 /* The end of a run, when no loop of it runs any more: every worker is told to end. Those that do not within ms are named
  * in the log and left alone. */
 void rille_pools_stop(double ms);
 
 /* ---- jobs: the thread of the state they come from -------------------------------------------------------------- */
 
-/* owned, a reference; NULL when there is no memory. name is for people; is_post: nobody waits for it. */
-rille_job *rille_job_new(rille_pool *pool, rille_state *from, int environment, uint32_t token, int is_post,
-                         const char *name);
+/* owned, a reference; NULL when there is no memory. environment: NULL for a request in C. name is for people; is_post: nobody waits for it. */
+rille_job *rille_job_new(rille_pool *pool, rille_state *from, rille_environment *environment, uint32_t token,
+                         int is_post, const char *name);
 void rille_job_release(rille_job *job);
 /* Into the queue. RILLE_ERR_FULL, RILLE_ERR_SHUTDOWN, RILLE_ERR_CLOSED (a LinkBuffer in it): nothing has changed, but for want of memory. */
 int rille_job_submit(rille_job *job);

@@ -106,6 +106,11 @@ enum rille_change_kind {
   RILLE_CHANGE_GONE        /* the loop it knows is not its any more */
 };
 
+/* What became of a reload, for the status and the metrics; message "" when it is good. Any thread */
+enum rille_reload_result { RILLE_RELOAD_DONE, RILLE_RELOAD_REFUSED, RILLE_RELOAD_ROLLED_BACK };
+void rille_reload_report(uint32_t server, int result, const char *label, const char *message, double seconds,
+                         double at);
+
 /* ---- the state itself: loop thread ---------------------------------------------------------------------------------- */
 
 rille_loop *rille_state_loop(const rille_state *state);

@@ -20,9 +20,19 @@ void rille_publisher_init(rille_publisher *p) {
 
 /* ---- the loop -------------------------------------------------------------------------------------------------- */
 
+static const char *phase_of(const rille_state *state) {
+  if (!state->lua) return "down";
+  if (state->change.is_retiring) return "retiring";
+  if (state->change.after) return "superseded";
+  return state->is_serving ? "serving" : "incoming";
+}
+
 static void copy_state(const rille_state *state, rille_state_snapshot *to) {
   memcpy(to->label, state->label, sizeof to->label);
   to->generation = state->generation->number;
+  to->phase = phase_of(state);
+  to->chunks = rille_chunks_id(state->generation->chunks);
+  to->connections = state->conn_count;
   to->lua_bytes = rille_state_heap(state);
   to->errors = state->errors;
   to->failures = state->failures;

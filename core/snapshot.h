@@ -20,7 +20,9 @@ enum {
 typedef struct rille_state_snapshot {
   char label[64]; /* "": there is none at this place */
   uint32_t generation;
-  double lua_bytes, errors, failures;
+  const char *phase; /* static */
+  double chunks;     /* the id of its files */
+  double connections, lua_bytes, errors, failures;
 } rille_state_snapshot;
 
 typedef struct rille_listener_snapshot {

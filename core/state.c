@@ -361,6 +361,7 @@ void rille_state_close(rille_state *state) {
   }
   state->lua = NULL;
   rille_post_forget(state);
+  rille_pools_forget_state(state);
   rille_job_forget(state);
   rille_console_forget(state);
   rille_conn_forget_moved(state);

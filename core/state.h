@@ -98,6 +98,7 @@ struct rille_state {
   struct rille_console *first_console, *last_console; /* references; code of the console that Lua has not taken */
   struct rille_console *taken_consoles;               /* references; code that runs */
 
+  uint32_t conn_count; /* connections that are its */
   rille_service *services;
   double heap_live; /* bytes after the last complete collection */
   double heap_last; /* bytes after the last call or step */

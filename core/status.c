@@ -6,6 +6,7 @@
 #include "log.h"
 #include "pool.h"
 #include "process.h"
+#include "report.h"
 
 #include <unistd.h>
 
@@ -45,8 +46,8 @@ static const number total_numbers[] = {
     KEY(loop_stats, connections), KEY(loop_stats, accepted), KEY(loop_stats, messages), KEY(loop_stats, bytes_in),
     KEY(loop_stats, bytes_out),   KEY(loop_stats, errors),   KEY(loop_stats, stalls),   KEY(loop_stats, replaced)};
 
-static const number state_numbers[] = {KEY(state_snapshot, lua_bytes), KEY(state_snapshot, errors),
-                                       KEY(state_snapshot, failures)};
+static const number state_numbers[] = {KEY(state_snapshot, connections), KEY(state_snapshot, lua_bytes),
+                                       KEY(state_snapshot, errors), KEY(state_snapshot, failures)};
 
 static const number refusal_numbers[] = {KEY(listener_snapshot, refused_by_list),
                                          KEY(listener_snapshot, refused_by_address), KEY(listener_snapshot, shed)};
@@ -56,6 +57,7 @@ static const number pool_numbers[] = {NUMBER("max", pool_stats, options.max),
                                       KEY(pool_stats, workers),
                                       KEY(pool_stats, busy),
                                       KEY(pool_stats, lost),
+                                      KEY(pool_stats, states),
                                       KEY(pool_stats, queued),
                                       KEY(pool_stats, done),
                                       KEY(pool_stats, failed),
@@ -91,6 +93,15 @@ static void write_object(rille_text *t, const char *key, const void *of, const n
 
 /* ---- loops ----------------------------------------------------------------------------------------------------- */
 
+/* of what its files had in them when they were loaded */
+static void write_hash(rille_text *t, double id) {
+  char hash[RILLE_CHUNK_HASH];
+  rille_chunks *set = rille_chunks_find(id);
+  if (set && rille_chunks_hash(set, hash) == RILLE_OK) rille_json_string(t, "hash", hash);
+  else rille_json_null(t, "hash"); /* it is over since the loop was asked */
+  if (set) rille_chunks_release(set);
+}
+
 static void write_states(rille_text *t, const rille_snapshot *s) {
   rille_json_open(t, "states", '[');
   for (uint32_t i = 0; i < s->state_count; i++) {
@@ -99,6 +110,8 @@ static void write_states(rille_text *t, const rille_snapshot *s) {
     rille_json_open(t, NULL, '{');
     rille_json_string(t, "script", one->label);
     rille_json_count(t, "generation", one->generation);
+    write_hash(t, one->chunks);
+    rille_json_string(t, "phase", one->phase);
     WRITE(t, one, state_numbers);
     rille_json_close(t, '}');
   }
@@ -156,6 +169,34 @@ static void write_listeners(rille_text *t, const rille_loop_view *views, uint32_
   }
   rille_json_close(t, ']');
   rille_json_count(t, "more_listeners", more);
+}
+
+/* ---- servers --------------------------------------------------------------------------------------------------- */
+
+static void write_last(rille_text *t, const rille_server_report *r) {
+  if (!r->label[0]) {
+    rille_json_null(t, "last_reload");
+    return;
+  }
+  rille_json_open(t, "last_reload", '{');
+  rille_json_bool(t, "ok", r->is_ok);
+  rille_json_string(t, "label", r->label);
+  rille_json_string(t, "message", r->message);
+  rille_json_number(t, "seconds", r->seconds);
+  rille_json_number(t, "at", r->at);
+  rille_json_close(t, '}');
+}
+
+static void write_server(void *to, const char *name, const rille_server_report *r) {
+  rille_text *t = to;
+  rille_json_open(t, NULL, '{');
+  rille_json_string(t, "name", name);
+  rille_json_count(t, "generations", r->generations);
+  rille_json_count(t, "reloads", r->done);
+  rille_json_count(t, "failed", r->failed);
+  rille_json_count(t, "rolled_back", r->rolled_back);
+  write_last(t, r);
+  rille_json_close(t, '}');
 }
 
 /* ---- what the process shares ----------------------------------------------------------------------------------- */
@@ -216,6 +257,9 @@ void rille_status_write(rille_text *t, const rille_loop_view *views, uint32_t co
   for (uint32_t i = 0; i < count; i++) write_loop(t, &views[i]);
   rille_json_close(t, ']');
   write_listeners(t, views, count);
+  rille_json_open(t, "servers", '[');
+  rille_reports_each(write_server, t);
+  rille_json_close(t, ']');
   rille_json_open(t, "pools", '[');
   rille_pools_each(write_pool, t);
   rille_json_close(t, ']');

@@ -1,7 +1,7 @@
 /*
  * worker: a thread of a pool: takes jobs one after the other and runs each in a Lua state of its own, made on this thread, used by
  * it alone and closed by it. States are kept, one for each environment (what a server's state, of one generation, finds with
- * require), so that modules are loaded once.
+ * require), so that modules are loaded once; until no job can come for it any more.
  */
 #include "cpu.h"
 #include "io.h"
@@ -24,7 +24,7 @@ static const uint64_t TIDY_NS = 1000000000; /* so long idle: collect what jobs l
 typedef struct bench {
   rille_worker *worker;
   struct {
-    const rille_environment *environment; /* NULL: free */
+    rille_environment *environment; /* kept; NULL: free */
     rille_vm vm;
     uint64_t used; /* when, in jobs */
   } places[STATES_MAX];
@@ -36,11 +36,12 @@ typedef struct bench {
 static void close_place(bench *b, int i) {
   if (!b->places[i].environment) return;
   rille_vm_close(&b->places[i].vm);
+  rille_environment_let_go(b->places[i].environment);
   b->places[i].environment = NULL;
 }
 
 /* The place of the state for a job, or -1 with a message. The one that was not used for longest makes room. */
-static int find_place(bench *b, const rille_environment *e, char *message, size_t size) {
+static int find_place(bench *b, rille_environment *e, char *message, size_t size) {
   int oldest = 0;
   b->jobs++;
   for (int i = 0; i < STATES_MAX; i++) {
@@ -55,6 +56,7 @@ static int find_place(bench *b, const rille_environment *e, char *message, size_
   close_place(b, oldest);
   rille_vm *vm = b->worker->vm = &b->places[oldest].vm;
   if (!rille_vm_open(vm, e->source, e->arguments, e->size, b->worker, b->worker->memory, message, size)) return -1;
+  rille_environment_keep(e);
   b->places[oldest].environment = e;
   b->places[oldest].used = b->jobs;
   return oldest;
@@ -148,6 +150,17 @@ static void take(rille_worker *w) {
   w->pool->busy++;
 }
 
+/* Under the lock, which it drops meanwhile: close the Lua states that no job comes for any more. */
+static void clear(bench *b) {
+  pthread_mutex_t *lock = &b->worker->pool->lock;
+  for (int i = 0; i < STATES_MAX; i++) {
+    if (!b->places[i].environment || b->places[i].environment->users > 0) continue;
+    pthread_mutex_unlock(lock);
+    close_place(b, i);
+    pthread_mutex_lock(lock);
+  }
+}
+
 /* Under the lock: wait for a job; false: there is a reason to end. */
 static bool await_job(bench *b) {
   rille_worker *w = b->worker;
@@ -156,6 +169,7 @@ static bool await_job(bench *b) {
   uint64_t end = since + (uint64_t)(pool->options.idle_ms * 1e6);
   bool is_tidy = false;
   for (;;) {
+    clear(b);
     if (pool->workers > pool->options.max) return false;
     if (pool->first_job) {
       take(w);

@@ -309,7 +309,7 @@ describe("rille conns", function()
     assert.equal(2, #answer.connections)
     code, out = control.rille { "conns", "--control", s.socket }
     assert.equal(0, code)
-    assert.matches("\n%d+ +1 127%.0%.0%.1:%d+", out)
+    assert.matches("\n%d+ +1 echo@1 +127%.0%.0%.1:%d+", out)
   end)
 end)
 

@@ -171,6 +171,7 @@ end
 local function settle()
   local handle = state.handle
   local loop = C.rille_state_loop(handle)
+  pool.settle()
   state.loop, state.inbox = loop, C.rille_state_inbox(handle)
   state.clock, state.place = C.rille_loop_clock(loop), C.rille_loop_place(loop)
   state.is_staged = false

@@ -24,11 +24,13 @@ local signal = nil -- the channel that is closed when another generation serves
 
 -- Whether another generation serves: a task that holds a connection for its lifetime is to come to an end.
 function generation.retiring()
+  state.need_loop("retiring")
   return state.is_retiring
 end
 
 -- A channel that nothing is sent on: it is closed when another generation serves.
 function generation.retire_channel()
+  state.need_loop("retire_channel")
   if not signal then
     signal = channel(1)
     if state.is_retiring then signal:close() end
@@ -114,9 +116,11 @@ local changes = {
 
 -- Forget the loop and what was there of it.
 local function leave()
-  for _, name in ipairs { "pool", "stream", "io", "process", "task", "timer", "concurrency", "conn", "udp", "udp_session" } do
+  for _, name in ipairs { "stream", "io", "process", "task", "timer", "concurrency", "conn", "udp", "udp_session" } do
     require("rille." .. name).reset()
   end
+  local pool = require "rille.pool"
+  if state.is_staged then pool.settle() else pool.reset() end
   state.loop = nil
 end
 changes[C.RILLE_CHANGE_GONE] = leave

@@ -6,6 +6,7 @@ local C = require "rille.core"
 require "rille.pairs" -- first: before what walks
 local channel = require "rille.channel"
 local checksum = require "rille.checksum"
+local chunk = require "rille.chunk"
 local cidr = require "rille.cidr"
 local codec = require "rille.codec"
 local conn = require "rille.conn"
@@ -59,6 +60,9 @@ local rille = {
   pool = pool.get,
   post = post.call,
   process = process,
+  reload = { depends = chunk.depends },
+  retiring = generation.retiring,
+  retire_channel = generation.retire_channel,
   connection = post.connection,
   retiring = generation.retiring,
   retire_channel = generation.retire_channel,

@@ -138,6 +138,13 @@ function pool.make_all(conf)
   return true
 end
 
+-- Workers close the Lua states they made of it when nobody else has it.
+local function leave_environment(core)
+  if not core.environment then return end
+  C.rille_environment_release(ffi.gc(core.environment, nil))
+  core.environment, core.path, core.cpath = nil, nil, nil
+end
+
 -- What a worker makes its Lua state from: the paths of this one, as they are now.
 local function environment_of(core, p)
   if core.path == package.path and core.cpath == package.cpath then return core.environment end
@@ -145,10 +152,11 @@ local function environment_of(core, p)
     path = package.path, cpath = package.cpath, label = state.label, generation = state.generation, pool = core.name,
     chunks = chunk.current,
   }
-  local number = C.rille_pool_environment(p, vm.source("rille.worker"), bytes, #bytes)
-  if number < 0 then return nil, text[-number] end
-  core.path, core.cpath, core.environment = package.path, package.cpath, number
-  return number
+  local environment = C.rille_pool_environment(p, vm.source("rille.worker"), bytes, #bytes, chunk.current or 0, err_box)
+  if environment == nil then return nil, text[-err_box[0]] end
+  leave_environment(core)
+  core.path, core.cpath, core.environment = package.path, package.cpath, ffi.gc(environment, C.rille_environment_release)
+  return core.environment
 end
 
 -- ---- jobs ------------------------------------------------------------------------------------------------------
@@ -256,7 +264,7 @@ local function whole(value)
   return math.floor(value)
 end
 
--- A new table: name, workers, max, busy, idle, queued, done, failed, abandoned, lost, and lost_jobs: for each lost worker { job =
+-- A new table: name, workers, max, busy, idle, queued, done, failed, abandoned, lost, states, and lost_jobs: for each lost worker { job =
 -- "module.fn", seconds = }.
 function Pool:stats()
   local p = pointer_of(self._core, "pool")
@@ -265,7 +273,7 @@ function Pool:stats()
   local out = {
     name = self._core.name, workers = whole(s.workers), max = whole(s.options.max), busy = whole(s.busy),
     idle = whole(math.max(0, s.workers - s.busy)), queued = whole(s.queued), done = whole(s.done), failed = whole(s.failed),
-    abandoned = whole(s.abandoned), lost = whole(s.lost), lost_jobs = {},
+    abandoned = whole(s.abandoned), lost = whole(s.lost), states = whole(s.states), lost_jobs = {},
   }
   for i = 0, out.lost - 1 do
     local size = C.rille_pool_lost_job(p, i, name_box, 128, seconds_box)
@@ -317,12 +325,18 @@ function pool.receive(job)
   drop(job)
 end
 
+-- The state goes to another loop: nobody waits for what was called before.
+function pool.settle()
+  waiting = {}
+end
+
 -- The run is over, and its pools with it.
 function pool.reset()
   waiting = {}
   for _, core in pairs(cores) do
+    leave_environment(core)
     if core.p then C.rille_pool_release(ffi.gc(core.p, nil)) end
-    core.p, core.path = nil, nil
+    core.p = nil
   end
 end
 

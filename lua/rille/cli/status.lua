@@ -84,6 +84,37 @@ local function print_listeners(answer)
   if #order > 0 then print_table(rows) end
 end
 
+local FIRST_LINE = "^[^\n]*"
+
+-- Who runs what: of each server its generations, how many connections each has, and how its last reload went.
+local function print_servers(answer)
+  local rows, by_label = { { "script", "phase", "conns", "lua", "content" } }, {}
+  for _, l in ipairs(answer.loops) do
+    for _, s in ipairs(l.states) do
+      local one = by_label[s.script]
+      if not one then
+        one = { script = s.script, phase = s.phase, connections = 0, lua_bytes = 0, hash = s.hash }
+        by_label[s.script], by_label[#by_label + 1] = one, one
+      elseif one.phase ~= s.phase then
+        one.phase = "mixed" -- a canary, or a change under way
+      end
+      one.connections, one.lua_bytes = one.connections + s.connections, one.lua_bytes + s.lua_bytes
+    end
+  end
+  for _, one in ipairs(by_label) do
+    rows[#rows + 1] = { one.script, one.phase, count(one.connections), bytes(one.lua_bytes), one.hash or "-" }
+  end
+  print_table(rows)
+  for _, server in ipairs(answer.servers) do
+    local last = server.last_reload
+    if last then
+      say("  %s: %d reloads, %d failed, %d of them rolled back; the last, %s: %s", server.name, server.reloads + server.failed,
+        server.failed, server.rolled_back, os.date("%Y-%m-%d %H:%M:%S", last.at), last.ok and last.label .. " serves" or
+        last.message:match(FIRST_LINE))
+    end
+  end
+end
+
 local function print_shared(answer)
   for _, p in ipairs(answer.pools) do
     say("  pool %s: %d of %d workers, %d busy, %d lost; %d queued, %d done, %d failed", p.name, p.workers, p.max, p.busy, p.lost,
@@ -116,6 +147,7 @@ function status.main(given)
   say("  memory %s, %d descriptors, %d stalls", bytes(answer.rss), answer.descriptors, answer.total.stalls)
   print_loops(answer)
   print_listeners(answer)
+  print_servers(answer)
   print_shared(answer)
   return 0
 end

@@ -16,6 +16,7 @@ local ANSWER_S = 30     -- a loop whose on_start has not returned then refuses
 local LOOK_S = 0.05     -- between two looks at the guards of a canary
 local P99_SLACK_S = 0.001 -- what is slower by less is nobody's matter, and the machine's noise
 local NOTES = 1024
+local STAGING_IDLE_S = 5 -- after which the threads that stage end, and what they hold with them
 
 local DRAIN = { stay = C.RILLE_DRAIN_STAY, migrate = C.RILLE_DRAIN_MIGRATE, close = C.RILLE_DRAIN_CLOSE }
 
@@ -72,7 +73,7 @@ end
 -- ---- staging ---------------------------------------------------------------------------------------------------
 
 local function staging_pool()
-  return pool.get("staging", { max = deploy.STAGINGS_MAX, queue = 64 })
+  return pool.get("staging", { max = deploy.STAGINGS_MAX, queue = 64, idle_timeout = STAGING_IDLE_S })
 end
 deploy.STAGINGS_MAX = 4
 
@@ -87,6 +88,10 @@ end
 local function stage(server, one)
   local ok, message = check_threads()
   if not ok then return nil, message end
+  if server.reload.isolate then
+    local passed, why = server.try(one.label)
+    if not passed then return nil, why end
+  end
   local batch = C.rille_batch_new(one.g)
   if batch == nil then return nil, "no memory" end
   C.rille_batch_retain(batch) -- the job's
@@ -134,6 +139,7 @@ local function await_commits(one, count)
     local note = one.notes:receive(ANSWER_S)
     if not note then return nil, message or "a loop did not answer; its on_start may not have returned" end
     if note.kind == C.RILLE_NOTE_COMMITTED then
+      one.has_served = true
       count = count - 1
     elseif note.kind == C.RILLE_NOTE_REFUSED then
       count = count - 1
@@ -299,6 +305,12 @@ local function bring(server, one, batch, canary, begin_soak)
   return true
 end
 
+-- For the status and the metrics.
+local function publish(server, last, has_served)
+  local result = last.ok and C.RILLE_RELOAD_DONE or has_served and C.RILLE_RELOAD_ROLLED_BACK or C.RILLE_RELOAD_REFUSED
+  C.rille_reload_report(server.number, result, last.label, last.message or "", last.seconds, last.at)
+end
+
 local function count_live(server)
   local count = 0
   for _ in pairs(server.generations) do count = count + 1 end
@@ -315,19 +327,19 @@ end
 -- Load the server's script anew and let it serve. canary: options that stand for the configured ones. A report:
 -- { ok =, label =, message =, seconds = }. tell(report) is called when a canary begins its soak.
 function deploy.run(server, canary, tell)
-  local began = C.rille_now()
+  local began, one = C.rille_now(), nil
   local function report(ok, label, message)
     server.last = { ok = ok or false, label = label, message = message, seconds = C.rille_now() - began, at = C.rille_time(),
       evidence = server.evidence }
     server.evidence = nil
     if ok then log.info("%s: serves; %.0f ms after the reload began", label, server.last.seconds * 1000)
     else log.error("%s: not reloaded: %s", server.name, message) end
+    publish(server, server.last, one and one.has_served)
     return server.last
   end
   server.coming = nil
   local ok, message = check_room(server)
   if not ok then return report(false, server.current.label, message) end
-  local one
   forget_refused(server)
   one, message = make_generation(server, server.last_number + 1)
   if not one then return report(false, server.current.label, message) end

@@ -66,7 +66,8 @@ end
 -- A configuration without functions and metatables.
 function reload.plain(conf)
   local out = {}
-  for _, key in ipairs { "loops", "servers", "timeouts", "io", "dev", "path", "cpath", "file", "reload", "limits", "drain_timeout" } do
+  for _, key in ipairs { "loops", "servers", "timeouts", "io", "dev", "path", "cpath", "file", "reload", "limits", "drain_timeout", "debug",
+    "dicts", "workers", "pools", "workers_timeout", "log" } do
     out[key] = conf[key]
   end
   return out
@@ -85,8 +86,11 @@ local function make_server(conf, team, number, pointer_of_first)
   }
   server.plan = function(generation)
     local its = plan.of(conf, number, generation.number, generation.g)
-    its.is_staged, its.path, its.cpath = true, conf.path_of_states, conf.cpath_of_states
+    its.is_staged = true
     return its
+  end
+  server.try = function(label)
+    return require("rille.reload.trial").run(label, conf, one, server.reload.stage_timeout)
   end
   deploy.adopt(server, pointer_of_first)
   servers[number] = server
@@ -209,7 +213,6 @@ end
 
 local function begin(plan, handle)
   local conf = plan.conf
-  conf.path_of_states, conf.cpath_of_states = plan.path, plan.cpath
   local team = pointer("rille_team *", plan.team)
   C.rille_reload_attend(handle)
   for number, address in ipairs(plan.generations) do
