@@ -16,10 +16,20 @@ void rille_reload_replaced(const rille_state *old, rille_state *state);
 /* The state does not come up: it goes, and whoever sent it hears why. */
 void rille_reload_refuse(rille_state *state);
 
+/* The state is broken: true when the generation before it serves again. */
+bool rille_reload_fails(rille_state *state);
+
 /* Of a state that is observed: a message begins; false when it is for another generation, and on its way there. */
 bool rille_reload_begin(rille_conn *c);
 /* ... and is over */
 void rille_reload_done(rille_conn *c, bool has_failed);
+
+/* leave.c: its server goes: its listeners close when they have taken what waits, its connections end when they are idle. How many there
+ * still are, datagrams and what is under way from other loops included. */
+void rille_leave_begin(rille_state *state);
+uint32_t rille_leave_sweep(rille_state *state);
+/* Whether another loop may still hand it a connection. */
+bool rille_leave_is_expected(const rille_state *state);
 
 /* conn_hand.c: whether the connection may go over to the generation that its state gave way to; it does */
 bool rille_conn_may_go(const rille_conn *c);

@@ -44,9 +44,10 @@ int rille_pool_lost_job(rille_pool *pool, int index, char *to, size_t size, doub
 /* The number of an environment, 0.., or an error: what a Lua state of a worker is made from. RILLE_ERR_FULL: the pool has
  * too many. */
 int rille_pool_environment(rille_pool *pool, const char *source, const char *arguments, size_t size);
-/* The end of a run, when no loop of it runs any more: every worker is told to end. Those that do not within ms are named
- * in the log and left alone. */
-void rille_pools_stop(double ms);
+/* The end of a run, when no loop of it runs any more: every worker is told to end. Those that do not within the time that was set last are
+ * named in the log and left alone. */
+void rille_pools_stop(void);
+void rille_pools_set_patience(double ms);
 
 /* ---- jobs: the thread of the state they come from -------------------------------------------------------------- */
 

@@ -367,14 +367,6 @@ void rille_state_close(rille_state *state) {
   forget_events(state);
 }
 
-void rille_state_detach(rille_state *state) {
-  rille_loop_evict(state->loop, state);
-  rille_loop_take(state->loop, state);
-  forget_events(state);
-}
-
-void rille_state_discard(rille_state *state) { rille_state_free(state); }
-
 void rille_state_free(rille_state *state) {
   rille_state_close(state);
   while (state->services) {

@@ -97,6 +97,15 @@ local changes = {
   end,
 }
 
+-- Forget the loop and what was there of it.
+local function leave()
+  for _, name in ipairs { "pool", "stream", "io", "process", "task", "timer", "concurrency", "conn", "udp", "udp_session" } do
+    require("rille." .. name).reset()
+  end
+  state.loop = nil
+end
+changes[C.RILLE_CHANGE_GONE] = leave
+
 -- The CHANGE event.
 function generation.change(kind)
   changes[kind]()

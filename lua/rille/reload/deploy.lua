@@ -48,11 +48,12 @@ end
 local function forget(server, one)
   server.generations[one.number] = nil
   C.rille_generation_release(ffi.gc(one.g, nil))
+  if server.is_gone and next(server.generations) == nil then server.on_empty() end
 end
 
 -- ---- staging ---------------------------------------------------------------------------------------------------
 
-local function staging_pool()
+function deploy.staging_pool()
   return pool.get("staging", { max = deploy.STAGINGS_MAX, queue = 64 })
 end
 deploy.STAGINGS_MAX = 4
@@ -64,7 +65,7 @@ local function stage(server, one)
   C.rille_batch_retain(batch) -- the job's
   local plan = server.plan(one)
   local limit = server.reload.stage_timeout
-  local ok, message, detail = staging_pool():with({ timeout = limit }):call("rille.reload.stage", "run", as_number(batch), plan)
+  local ok, message, detail = deploy.staging_pool():with({ timeout = limit }):call("rille.reload.stage", "run", as_number(batch), plan)
   if ok then return batch end
   C.rille_batch_release(batch)
   if message == "timeout" then
@@ -75,7 +76,7 @@ end
 
 -- A state that came back with a note is closed where it does not hold up a loop.
 local function discard(state)
-  local ok = staging_pool():post("rille.reload.stage", "discard", as_number(state))
+  local ok = deploy.staging_pool():post("rille.reload.stage", "discard", as_number(state))
   if not ok then C.rille_state_discard(state) end
 end
 
@@ -141,6 +142,7 @@ end
 
 -- The loops that `one` has go on with the generation before, and end what it still has.
 local function roll_back(server, one)
+  if not server.current then return end
   local waits = 0
   for id in pairs(one.loops) do
     if C.rille_reload_rollback(server.team, id, one.g) == 0 then waits = waits + 1 end
@@ -154,8 +156,13 @@ local function retire(server, one)
   local drain = server.reload.drain
   local deadline = drain.deadline and drain.deadline ~= math.huge and drain.deadline * 1000 or -1
   one.retiring = 0
+  local how = DRAIN[drain.policy]
+  if one.leaves then
+    how = C.RILLE_DRAIN_LEAVE
+    if deadline < 0 then deadline = server.drain_timeout() * 1000 end
+  end
   each_loop(server, function(id)
-    if one.had[id] and C.rille_reload_retire(server.team, id, one.g, DRAIN[drain.policy], deadline, (drain.jitter or 0) * 1000) == 0 then
+    if one.had[id] and C.rille_reload_retire(server.team, id, one.g, how, deadline, (drain.jitter or 0) * 1000) == 0 then
       one.retiring = one.retiring + 1
     end
   end)
@@ -166,7 +173,8 @@ end
 function deploy.retired(server, one, note)
   if note.size > 0 then log.warn("%s: loop %d: left behind: %s", one.label, note.loop, ffi.string(note.text, note.size)) end
   if note.connections > 0 then
-    log.warn("%s: loop %d: %d connections closed at the end of reload.drain.deadline", one.label, note.loop, note.connections)
+    log.warn("%s: loop %d: %d connections closed at the end of %s", one.label, note.loop, note.connections,
+      one.leaves and "its time to leave" or "reload.drain.deadline")
   end
   one.retiring = one.retiring - 1
   if one.retiring > 0 then return end
@@ -222,6 +230,7 @@ local function forget_refused(server)
   if server.refused then C.rille_generation_release(server.refused.g) end
   server.refused = nil
 end
+deploy.forget_refused = forget_refused
 
 -- It never served, or no longer. Its files are watched until the next one: mending one of them is a reason to try again.
 local function keep_refused(server, one, since)
@@ -238,8 +247,16 @@ end
 local function give_up(server, one, message)
   keep_refused(server, one)
   roll_back(server, one)
+  one.leaves = not server.current
   retire(server, one)
   return nil, message
+end
+
+-- Of a server that is new there is nothing to compare it with.
+local function commit_first(server, one, batch)
+  local ok, message = commit(server, one, batch, (split_loops(server, server.loop_count)))
+  if not ok then return give_up(server, one, message) end
+  return true
 end
 
 -- Canary first, then the rest. True, or nil, message: the generation before serves everywhere again.
@@ -247,6 +264,7 @@ local function bring(server, one, batch, canary, begin_soak)
   local before = server.current
   local first, rest = split_loops(server, canary.loops > 0 and canary.loops or server.loop_count)
   one.had = {}
+  if not before then return commit_first(server, one, batch) end
   if canary.loops > 0 then
     local old = read(before)
     local old_rate = old.messages > 0 and old.errors / old.messages or 0
@@ -275,9 +293,14 @@ local function check_room(server)
     server.name, live)
 end
 
+local function label_of(server)
+  return server.current and server.current.label or server.name
+end
+
 -- Load the server's script anew and let it serve. canary: options that stand for the configured ones. A report:
--- { ok =, label =, message =, seconds = }. tell(report) is called when a canary begins its soak.
-function deploy.run(server, canary, tell)
+-- { ok =, label =, message =, seconds = }. tell(report) is called when a canary begins its soak. finally(fn): gets what ends the generation
+-- before, to be called when others have taken over what it gave up; nil: that is done at once.
+function deploy.run(server, canary, tell, finally)
   local began = C.rille_now()
   local function report(ok, label, message)
     server.last = { ok = ok or false, label = label, message = message, seconds = C.rille_now() - began, at = C.rille_time() }
@@ -286,20 +309,20 @@ function deploy.run(server, canary, tell)
     return server.last
   end
   local ok, message = check_room(server)
-  if not ok then return report(false, server.current.label, message) end
+  if not ok then return report(false, label_of(server), message) end
   local one
   local since = C.rille_time()
   forget_refused(server)
   one, message = make_generation(server, server.last_number + 1)
-  if not one then return report(false, server.current.label, message) end
+  if not one then return report(false, label_of(server), message) end
   server.last_number = one.number
   server.generations[one.number] = one
   local batch
   batch, message = stage(server, one)
-  if not batch or server.next then
+  if not batch or server.next or server.is_gone then
     if batch then C.rille_batch_release(batch) end
     refuse(server, one, since)
-    return report(false, one.label, message or "a newer version came while this one was staged")
+    return report(false, one.label, message or server.is_gone and "its server leaves" or "a newer version came while this one was staged")
   end
   ok, message = bring(server, one, batch, canary or server.reload.canary, function()
     if tell then tell { ok = true, label = one.label, seconds = C.rille_now() - began, soaking = true } end
@@ -307,25 +330,54 @@ function deploy.run(server, canary, tell)
   C.rille_batch_release(batch)
   if not ok then return report(false, one.label, message) end
   local before = server.current
+  if server.is_gone then -- meanwhile
+    one.leaves = true
+    retire(server, one)
+    return report(false, one.label, "its server leaves")
+  end
   server.current = one
   watching.renew(server, since)
-  retire(server, before)
+  if before and finally then finally(function() retire(server, before) end)
+  elseif before then retire(server, before) end
   if server.reload.canary.loops > 0 then watch(one) end
   return report(true, one.label)
 end
 
 -- Keep the last whole window of the generation that serves, for a canary that leaves none beside it.
 function deploy.keep_window(server)
-  if server.reload.canary.loops == 0 then return end
+  if server.reload.canary.loops == 0 or not server.current then return end
   local counts = read(server.current)
   if counts.messages < server.reload.canary.min_requests then return end
   server.current.window = counts
   watch(server.current)
 end
 
+local function send_leave(server, one)
+  local deadline = server.drain_timeout() * 1000
+  each_loop(server, function(id)
+    if one.had[id] then C.rille_reload_retire(server.team, id, one.g, C.RILLE_DRAIN_LEAVE, deadline, 0) end
+  end)
+end
+
+-- The configuration has the server no more: its connections end as at a stop.
+function deploy.leave(server)
+  server.is_gone = true
+  watching.forget(server)
+  forget_refused(server)
+  local last = server.current
+  for _, one in pairs(server.generations) do
+    one.leaves = true
+    -- those before the last end already, but now they have nobody to hand on to
+    if one ~= last and one.had then send_leave(server, one) end
+  end
+  if last then retire(server, last) end
+  if next(server.generations) == nil then server.on_empty() end
+end
+
 -- What `rille run` built.
 function deploy.adopt(server, pointer)
-  local one = { g = ffi.gc(pointer, C.rille_generation_release), number = 1, label = server.name .. "@1", notes = channel(NOTES), loops = {}, had = {}, born = C.rille_now() }
+  local g = ffi.gc(pointer, C.rille_generation_release)
+  local one = { g = g, number = 1, label = server.name .. "@1", notes = channel(NOTES), loops = {}, had = {}, born = C.rille_now() }
   each_loop(server, function(id) one.had[id] = true end)
   server.generations, server.current, server.last_number = { one }, one, 1
   if server.reload.canary.loops > 0 then watch(one) end

@@ -30,14 +30,30 @@ end
 
 -- What is watched for a server, as of now. since: rille.time() before its generation began to load; nil: it had.
 function watch.renew(server, since)
-  if not watcher or not server.reload.watch then return end
+  if not watcher or not server.reload.watch or server.is_gone then return end
   local paths, missing = {}, {}
   for _, path in ipairs(server.reload.depends) do paths[#paths + 1] = path end
   server.watched = add_files(server.current, paths, missing) + add_files(server.refused, paths, missing)
   watcher:set(server.number, paths, missing, since)
 end
 
+-- The same for the configuration: loads: its file and what that loads; refused: servers of it that did not come up.
+function watch.renew_conf(reload, loads, refused, since)
+  if not watcher or not reload.watch then return end
+  local paths, missing = { unpack(loads) }, {}
+  for _, server in ipairs(refused) do add_files(server.refused, paths, missing) end
+  watcher:set("conf", paths, missing, since)
+end
+
+-- Other settings hold from now on.
+function watch.tune(reload)
+  if not watcher then return end
+  watcher.quiet, watcher.longest = reload.quiet, reload.longest
+  if not reload.watch then watcher:remove("conf") end
+end
+
 function watch.forget(server)
+  server.watched = nil
   if watcher then watcher:remove(server.number) end
 end
 
@@ -47,7 +63,7 @@ local function look(servers)
   end
 end
 
--- From now on on_change(numbers of servers, paths) is called when something of theirs has changed. conf: quiet, longest.
+-- From now on on_change(numbers of servers, and "conf", paths) is called when something of theirs has changed. conf: quiet, longest.
 function watch.start(servers, conf, on_change)
   watcher = files.watch(function(keys, paths)
     log.info("changed: %s", table.concat(paths, ", "))
