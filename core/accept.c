@@ -227,7 +227,8 @@ void rille_listener_drain(rille_listener *l) {
     return;
   }
   /* of a socket that stays, what waits in the queue is for the next process */
-  bool takes = l->fd >= 0 && l->service->state->is_serving && (!l->is_given || rille_given_is_ending(l->fd));
+  bool is_ours = !l->is_given || rille_given_is_ending(l->fd) || (l->is_dropped && !rille_given_is_passed(l->fd));
+  bool takes = l->fd >= 0 && l->service->state->is_serving && is_ours;
   for (int i = 0; takes && i < RILLE_ACCEPT_LAST && !is_full(l) && accept_one(l); i++) {
   }
   rille_listener_shut(l);

@@ -48,6 +48,7 @@ rille_listener *rille_balance_pick(rille_group *group, rille_listener *l, const 
   else if (group->balance == RILLE_BALANCE_SOURCE_HASH && has_source) first = hash_of(peer);
   for (uint32_t i = 0; i < group->loop_count; i++) {
     rille_listener *member = group->members[(first + i) % group->loop_count];
+    if (!member) continue; /* its loop has not come to it yet */
     bool is_there = !atomic_load(&member->is_away) && !rille_stall_is(member->loop, l->loop->now_ns);
     if (member == l || is_there) return member;
   }
@@ -80,7 +81,7 @@ static void drop(const rille_message *m) {
 /* False: that has no room. */
 static bool hand(rille_listener *l, rille_listener *to, int fd, const rille_peer *peer) {
   rille_message m = {.deliver = deliver, .drop = drop, .what = to, .number = (uint64_t)fd};
-  if (to == l) return false;
+  if (!to || to == l) return false;
   memcpy(m.words, peer, sizeof *peer);
   rille_group_came(l->group, to->loop);
   if (rille_mailbox_send(&to->loop->mailbox, &m) == RILLE_OK) return true;

@@ -402,7 +402,7 @@ static const rille_listener *pick(rille_udp *u, const rille_dgram *d) {
 bool rille_udp_hand_on(rille_udp *u, rille_dgram *d) {
   if (!u->group || u->group->accept != RILLE_ACCEPT_BALANCED) return false;
   const rille_listener *to = pick(u, d);
-  if (to == u->listener) return false;
+  if (!to || to == u->listener) return false;
   uint32_t size = d->face.slice_.size_;
   rille_block *block = d->block;
   struct note note = {.from = d->from};

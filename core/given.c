@@ -288,6 +288,18 @@ bool rille_given_is_ending(int fd) {
   return result;
 }
 
+bool rille_given_is_passed(int fd) {
+  pthread_mutex_lock(&mutex);
+  const given *g = by_fd(fd);
+  bool result = g && g->is_passed;
+  pthread_mutex_unlock(&mutex);
+  return result;
+}
+
+void rille_given_drop(int fd) {
+  if (!rille_given_is_passed(fd)) shutdown(fd, SHUT_RD);
+}
+
 void rille_given_forked(void) {
   for (uint32_t i = 0; i < count; i++) {
     given *g = &table[i];

@@ -21,6 +21,11 @@ int rille_given_take(const rille_address *address, bool *stays, char *message, s
 void rille_given_return(int fd);
 /* Of a socket that stays: no process will accept on it after this one, so what waits in its queue is to be accepted. */
 bool rille_given_is_ending(int fd);
+/* Whether a service manager passed it: how it listens is not ours to change. */
+bool rille_given_is_passed(int fd);
+/* The configuration has its address no more. The parent and other processes have the socket as well: this ends the listening of all, and
+ * listen() begins it again. Before it is returned. */
+void rille_given_drop(int fd);
 /* In a process that was just forked: close what is another's. */
 void rille_given_forked(void);
 

@@ -13,7 +13,7 @@
 /* ---- membership ------------------------------------------------------------------------------------------------ */
 
 static bool is_wanted(const rille_group *group, uint32_t id, const char *key, uint32_t loop_id) {
-  if (id) return group->id == id;
+  if (id) return group->id == id && (group->open > 0 || group->refs == 0); /* one that was closed stays so */
   return group->key && group->open > 0 && !group->members[loop_id - 1] && strcmp(group->key, key) == 0;
 }
 
@@ -68,7 +68,9 @@ void rille_group_give_up(rille_group *group) {
 
 bool rille_group_leave(rille_group *group, rille_listener *l) {
   if (!group->id) group->members[l->loop->id - 1] = NULL;
-  return --group->open == 0;
+  if (--group->open > 0) return false;
+  if (group->id) group->team->group_count--; /* nobody shares the address any more */
+  return true;
 }
 
 void rille_group_release(rille_group *group) {

@@ -3,7 +3,8 @@
  * socket for all of them, or one loop that accepts and hands on to the others' mailboxes (balance.h).
  *
  * Each loop has a listener in it, its member. The groups of the configuration are joined on the thread that builds the team, one loop after
- * the other, and live as long as it does. Those of rille.listen are joined by the loops while they run, and go with their last member.
+ * the other, or by the loops when a reload brings them, and live
+ * as long as the team does, since mail to their members may be under way. Those of rille.listen are joined by the loops while they run, and go with their last member.
  */
 #ifndef RILLE_GROUP_H
 #define RILLE_GROUP_H
@@ -38,7 +39,7 @@ struct rille_group {
   uint32_t refs;          /* members that are not freed; each keeps the group */
   rille_sources *sources; /* a reference */
   /* with the team's lock while members come and go; those of a configured group stay until the loops are freed */
-  rille_listener *members[RILLE_LOOP_MAX]; /* borrowed; by loop */
+  _Atomic(rille_listener *) members[RILLE_LOOP_MAX]; /* borrowed; by loop */
 
   /* thread of the loop that accepts, of RILLE_ACCEPT_BALANCED */
   uint32_t turn; /* member for the next connection */

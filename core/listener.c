@@ -6,6 +6,7 @@
 #include "conn.h"
 #include "given.h"
 #include "log.h"
+#include "process_note.h"
 #include "shaper.h"
 #include "socket.h"
 #include "team.h"
@@ -75,7 +76,8 @@ static int open_socket(rille_listener *l, bool reuseport, bool is_first, char *m
   rille_socket_options options = {
       .type = rille_address_is_datagram(&l->address) ? SOCK_DGRAM : SOCK_STREAM,
       .reuseport = reuseport,
-      .is_first = is_first,
+      /* what a reload brings, the other processes of the server have too */
+      .is_first = is_first && !(l->options.group && rille_process_number() > 0),
       .ipv6_only = l->options.ipv6_only || l->address.ipv6_only,
       .mode = l->options.mode,
       .device = l->options.device,
@@ -90,7 +92,8 @@ static int open_socket(rille_listener *l, bool reuseport, bool is_first, char *m
     return RILLE_OK;
   }
   set_inherited(l, NULL);
-  if (!is_given && start_listening(l) != 0) {
+  bool is_ours = !is_given || !rille_given_is_passed(l->fd);
+  if (is_ours && start_listening(l) != 0) {
     int err = errno;
     close(l->fd);
     if (has_path(&l->address)) unlink(rille_socket_path(&l->address));
@@ -273,7 +276,7 @@ static int renew(rille_listener *l, rille_service *service, const rille_listen_o
     return RILLE_OK;
   }
   set_inherited(l, before);
-  if (!l->is_given) (void)start_listening(l); /* another backlog */
+  if (!l->is_given || !rille_given_is_passed(l->fd)) (void)start_listening(l); /* another backlog */
   return RILLE_OK;
 }
 
@@ -285,14 +288,15 @@ static int hand_to(rille_listener *l, rille_service *service, const rille_listen
   return err;
 }
 
-/* The listener of the generation before on the address that its successor asks for: its socket and queue go over when the service does. */
+/* The listener on the address that a state on its way in asks for, which the generation before has: its socket and queue go over when the service does. */
 static rille_listener *inherit(rille_service *service, const rille_address *address,
                                const rille_listen_options *options) {
   const rille_state *state = service->state;
-  if (!state->change.is_incoming || !state->change.before) return NULL;
+  if (!state->change.is_incoming) return NULL;
   for (rille_listener *l = state->loop->listeners; l; l = l->next) {
-    if (l->is_closed || l->heir || l->service->state != state->change.before) continue;
-    if (l->options.group != options->group) continue;
+    if (l->is_closed || l->heir || l->service->state == state || l->options.group != options->group) continue;
+    /* one of the configuration may be that of a generation before the last, or of another server, too */
+    if (!options->group && l->service->state != state->change.before) continue;
     if (!options->group && !is_same_address(&l->address, address)) continue;
     l->heir = service;
     l->other_options = *options;
@@ -332,6 +336,7 @@ rille_listener *rille_listener_open(rille_service *service, const char *url, con
   l->loop = service->state->loop;
   l->service = service;
   l->options = *options;
+  if (service->state->change.is_incoming) atomic_store(&l->is_away, true); /* until it takes over */
   if (options->stays) service->stays = true;
   char why[256];
   *err = rille_given_resolve(url, &l->address, why, sizeof why);
@@ -405,6 +410,7 @@ void rille_listener_close_by(const rille_state *state, rille_listener *l) {
 static void close_socket(rille_listener *l, bool is_last) {
   bool is_shared_one = l->group && shares_socket(l, l->group);
   if (l->fd >= 0 && (is_last || !is_shared_one)) {
+    if (l->is_given && l->is_dropped) rille_given_drop(l->fd);
     if (l->is_given) rille_given_return(l->fd);
     else close(l->fd);
   }
@@ -420,6 +426,7 @@ static void close_socket(rille_listener *l, bool is_last) {
 void rille_listener_shut(rille_listener *l) {
   if (l->is_closed) return;
   rille_listener_disarm(l);
+  atomic_store(&l->is_away, true);
   l->is_closed = true;
   if (l->udp) rille_udp_shut(l->udp);
   l->udp = NULL;
@@ -435,6 +442,13 @@ void rille_listener_shut(rille_listener *l) {
   pthread_mutex_unlock(&group->team->lock);
 }
 
+void rille_listener_orphan(rille_listener *l) {
+  static rille_state nobody;
+  static rille_service none = {.state = &nobody};
+  l->service = &none;
+  l->is_held = false;
+}
+
 bool rille_listener_may_receive(const rille_loop *loop) {
   for (const rille_listener *l = loop->listeners; l; l = l->next) {
     if (!l->group || l->group->accept != RILLE_ACCEPT_BALANCED) continue;
@@ -446,7 +460,8 @@ bool rille_listener_may_receive(const rille_loop *loop) {
 void rille_listener_sweep(rille_loop *loop, bool held_too) {
   for (rille_listener **at = &loop->listeners; *at;) {
     rille_listener *l = *at;
-    if (!l->is_closed || l->connections > 0 || (l->is_held && !held_too)) {
+    bool is_kept = l->is_held || (l->group && l->group->id);
+    if (!l->is_closed || l->connections > 0 || (is_kept && !held_too)) {
       at = &l->next;
       continue;
     }

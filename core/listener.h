@@ -42,6 +42,7 @@ struct rille_listener {
   bool is_held;         /* by who opened it, until rille_listener_close */
   bool is_full;         /* max_connections reached */
   bool is_resting;      /* the state that serves does not want it, the one before may again */
+  bool is_dropped;      /* the configuration has its address no more */
   bool is_given;        /* a socket, which is open beyond it; see given.h */
   _Atomic bool is_away; /* any thread: the state behind it failed, and is not replaced yet */
   uint32_t retry_ms;    /* the present back-off, 0: none */
@@ -71,9 +72,12 @@ uint64_t rille_listener_revive(rille_loop *loop, uint64_t now_ms);
 void rille_listener_drain(rille_listener *l);
 /* close for the loop's sake, whoever holds it */
 void rille_listener_shut(rille_listener *l);
+/* The state behind one that is closed goes; mail for it may be under way. */
+void rille_listener_orphan(rille_listener *l);
 /* Whether another loop may still hand it a connection. */
 bool rille_listener_may_receive(const rille_loop *loop);
-/* free what is closed, has no connections and is not held, or whoever holds it; end of an event batch */
+/* free what is closed, has no connections and is not held, or whoever holds it; end of an event batch. Those of the configuration stay to
+ * the end of the loop, as others may send them connections. */
 void rille_listener_sweep(rille_loop *loop, bool held_too);
 
 #endif

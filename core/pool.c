@@ -306,8 +306,12 @@ static uint32_t stop(rille_pool *pool, uint64_t until_ns) {
   return rille_pool_join(ended);
 }
 
-void rille_pools_stop(double ms) {
-  uint64_t until_ns = rille_now_ns() + (uint64_t)(ms * 1e6);
+static _Atomic uint64_t patience_ns;
+
+void rille_pools_set_patience(double ms) { atomic_store(&patience_ns, (uint64_t)(ms * 1e6)); }
+
+void rille_pools_stop(void) {
+  uint64_t until_ns = rille_now_ns() + atomic_load(&patience_ns);
   pthread_mutex_lock(&registry_lock);
   rille_pool *list = pools;
   pools = NULL;

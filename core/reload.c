@@ -111,11 +111,13 @@ static void give_listeners(rille_loop *loop, const rille_state *from, const rill
     if (l->is_closed) continue;
     if (l->heir && l->heir->state == to) {
       rille_listener_to_heir(l);
+      l->is_resting = false; /* of a server that had given it up already */
       serve_with(l);
     } else if (l->service->state == from) {
       rille_listener_disarm(l); /* what is in its queue waits: there may be a way back */
       l->is_resting = true;
     } else if (l->service->state == to && loop->is_open) {
+      atomic_store(&l->is_away, false);
       rille_listener_arm(l);
     }
   }
@@ -124,7 +126,7 @@ static void give_listeners(rille_loop *loop, const rille_state *from, const rill
 static void give_listeners_back(rille_loop *loop, const rille_state *from, const rille_state *to) {
   for (rille_listener *l = loop->listeners; l; l = l->next) {
     if (l->is_closed) continue;
-    if (l->former && l->former->state == to) {
+    if (l->former && l->former->state == to && l->service->state == from) {
       rille_listener_to_former(l);
       serve_with(l);
     } else if (l->service->state == from) {
@@ -144,7 +146,7 @@ static void forget_listeners(rille_loop *loop, const rille_state *state) {
     if (l->former && l->former->state == state) l->former = NULL;
     if (l->service->state != state) continue;
     if (!l->is_closed) rille_listener_shut(l);
-    l->is_held = false;
+    rille_listener_orphan(l);
   }
 }
 
@@ -155,6 +157,7 @@ static void close_resting(rille_loop *loop, const rille_state *state) {
     l->is_held = false;
     l->is_resting = false;
     if (l->udp) rille_listener_arm(l); /* it takes what is queued as one that receives */
+    l->is_dropped = true;
     rille_listener_drain(l);
   }
 }
@@ -172,6 +175,7 @@ static void send_off(rille_state *state, int kind, const char *text, size_t size
   for (uint32_t i = 0; i < loop->state_count; i++) {
     rille_state *one = loop->states[i];
     if (one && one->change.before == state) one->change.before = NULL;
+    if (one && one->change.after == state) one->change.after = NULL;
   }
   loop->gone_errors += state->errors;
   loop->gone_failures += state->failures;
@@ -213,7 +217,7 @@ static void take_over(rille_state *state) {
   rille_state *before = state->change.before;
   state->change.is_ready = false;
   if (before) tell(before, RILLE_CHANGE_RETIRE);
-  tell(state, RILLE_CHANGE_RELOAD);
+  if (before) tell(state, RILLE_CHANGE_RELOAD);
   forget_inheritance(state);
   if (state->change.is_refused || state->is_broken) {
     rille_reload_refuse(state);
@@ -308,6 +312,7 @@ bool rille_reload_is_late(const rille_state *state, uint32_t slot) {
 
 static void end_patience(rille_state *state, rille_conn *c) {
   switch ((enum rille_drain)state->change.drain) {
+  case RILLE_DRAIN_LEAVE: /* see leave.c */
   case RILLE_DRAIN_STAY: return;
   case RILLE_DRAIN_MIGRATE:
     if (c->is_told) return;
@@ -355,10 +360,27 @@ static void forget_luggage(const rille_state *state) {
   rille_sessions_stay(loop, state->id);
 }
 
+/* How many connections the end waits for. */
+static uint32_t left_of(rille_state *state) {
+  if (!state->change.is_leaving) return sweep(state) + rille_leave_is_expected(state);
+  uint32_t left = rille_leave_sweep(state);
+  if (state->loop->clock_ms < state->change.drain_at_ms) return left;
+  state->change.handed = left;
+  return 0;
+}
+
+static void begin_leaving(rille_state *state) {
+  state->change.is_leaving = true;
+  tell(state, RILLE_CHANGE_RETIRE);
+  rille_leave_begin(state);
+  tell(state, RILLE_CHANGE_ASIDE);
+}
+
 static uint64_t retire(rille_state *state) {
   rille_loop *loop = state->loop;
+  if (state->change.drain == RILLE_DRAIN_LEAVE && !state->change.is_leaving) begin_leaving(state);
   if (!state->change.is_ending) {
-    if (sweep(state) > 0) {
+    if (left_of(state) > 0) {
       bool is_new = loop->clock_ms < state->change.began_ms + 1000;
       return loop->clock_ms + (is_new ? LOOK_MS : LOOK_SLOWLY_MS);
     }
@@ -443,7 +465,8 @@ int rille_reload_rollback(rille_team *team, uint32_t loop, rille_generation *g) 
 static void deliver_retire(rille_loop *loop, const rille_message *m) {
   rille_state *state = state_of(loop, m->what);
   rille_generation_release(m->what);
-  if (!state || loop->is_stopping || state->change.is_retiring) return;
+  if (!state || loop->is_stopping) return;
+  if (state->change.is_retiring && (state->change.is_leaving || m->words[0] != RILLE_DRAIN_LEAVE)) return;
   if (state->change.is_incoming) { /* nobody waits for its on_start any more */
     if (!state->change.text) rille_state_explain(state, TOO_LATE, sizeof TOO_LATE - 1);
     state->change.is_refused = true;

@@ -30,6 +30,12 @@ void rille_reload_message_done(rille_state *state, uint64_t began_ns, bool has_f
 
 /* Of one that retires: patience with what is in this slot is over. */
 bool rille_reload_is_late(const rille_state *state, uint32_t slot);
+/* leave.c: its server goes: its listeners close when they have taken what waits, its connections end when they are idle. How many there
+ * still are, datagrams and what is under way from other loops included. */
+void rille_leave_begin(rille_state *state);
+uint32_t rille_leave_sweep(rille_state *state);
+/* Whether another loop may still hand it a connection. */
+bool rille_leave_is_expected(const rille_state *state);
 
 /* conn_hand.c: whether the connection may go over to the generation that its state gave way to; it does */
 bool rille_conn_may_go(const rille_conn *c);

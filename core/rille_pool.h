@@ -49,9 +49,10 @@ int rille_pool_lost_job(rille_pool *pool, int index, char *to, size_t size, doub
 rille_environment *rille_pool_environment(rille_pool *pool, const char *source, const char *arguments, size_t size,
                                           double chunks, int *err);
 void rille_environment_release(rille_environment *e);
-/* The end of a run, when no loop of it runs any more: every worker is told to end. Those that do not within ms are named
- * in the log and left alone. */
-void rille_pools_stop(double ms);
+/* The end of a run, when no loop of it runs any more: every worker is told to end. Those that do not within the time that was set last are
+ * named in the log and left alone. */
+void rille_pools_stop(void);
+void rille_pools_set_patience(double ms);
 
 /* ---- jobs: the thread of the state they come from -------------------------------------------------------------- */
 

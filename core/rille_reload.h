@@ -57,16 +57,23 @@ int rille_state_wish(const rille_state *state);
 const char *rille_state_explanation(const rille_state *state);
 
 /* How a state of the generation before ends, once it gets no more messages. */
-enum rille_drain { RILLE_DRAIN_STAY, RILLE_DRAIN_MIGRATE, RILLE_DRAIN_CLOSE };
+/* LEAVE: its server goes, or came to nothing: as at a stop, and at the deadline what is left is cancelled. */
+enum rille_drain { RILLE_DRAIN_STAY, RILLE_DRAIN_MIGRATE, RILLE_DRAIN_CLOSE, RILLE_DRAIN_LEAVE };
 
 /* To loop number `loop` of the team: RILLE_OK, the answer comes as a note; or RILLE_ERR_FULL and so on: nothing has changed. */
 int rille_reload_commit(rille_team *team, uint32_t loop, rille_state *state /* owned by the loop from now on */);
 /* the generation before it serves again */
 int rille_reload_rollback(rille_team *team, uint32_t loop, rille_generation *g);
-/* It has given way to another one: hand on or end what it still has, within deadline_ms (below 0: whenever that is) and up to jitter_ms
+/* It has given way to another one, or leaves: hand on or end what it still has, within deadline_ms (below 0: whenever that is) and up to jitter_ms
  * more for each connection. */
 int rille_reload_retire(rille_team *team, uint32_t loop, rille_generation *g, int drain, double deadline_ms,
                         double jitter_ms);
+
+/* Any thread: whether the address can be listened on: RILLE_OK, nothing is left open; or an error with a sentence in message. One with port 0
+ * or of a descriptor that was passed always can. */
+int rille_listen_try(const char *url, const rille_listen_options *options, char *message, size_t message_size);
+/* Any thread: what rille_loop_set_drain and rille_loop_set_budget do, on every loop; below 0: as it is. RILLE_ERR_FULL: not on all of them. */
+int rille_team_tune(rille_team *team, double drain_ms, double budget_ms);
 
 /* What loops say of it. */
 enum rille_note_kind {

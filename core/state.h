@@ -34,6 +34,7 @@ typedef struct rille_change {
   bool is_refused;                           /* its on_start has not, or raised */
   bool is_returning;                         /* the one before serves again, of which it has not been told yet */
   bool is_retiring;                          /* it hands on or ends what it still has */
+  bool is_leaving;                           /* ... as its server goes: nothing follows it */
   bool is_ending;                            /* that is done: its tasks are cancelled */
   uint32_t rounds;                           /* turns since */
   int wish;                                  /* enum rille_wish bits */

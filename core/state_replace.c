@@ -100,7 +100,7 @@ static void mend(rille_state *state) {
   rille_loop *loop = state->loop;
   bool is_up = state->lua && !state->is_host;
   if (is_up && (state->is_broken || (state->heap.is_passed && rille_state_is_worn_out(state)))) take_down(state);
-  if (state->change.after) return; /* it gets no messages any more */
+  if (state->change.after || state->change.is_leaving) return; /* it gets no messages any more */
   if (is_down(state) && !loop->is_stopping && state->retry_at_ms <= loop->clock_ms) build_again(state);
 }
 
@@ -111,7 +111,7 @@ void rille_loop_mend(rille_loop *loop) {
     if (!loop->states[i]) continue;
     mend(loop->states[i]);
     const rille_state *state = loop->states[i];
-    if (!is_down(state) || loop->is_stopping || state->change.after) continue;
+    if (!is_down(state) || loop->is_stopping || state->change.after || state->change.is_leaving) continue;
     if (state->retry_at_ms < loop->mend_at_ms) loop->mend_at_ms = state->retry_at_ms;
   }
   if (next < loop->mend_at_ms) loop->mend_at_ms = next;

@@ -72,7 +72,8 @@ const char *rille_session_luggage(rille_session *s, double *size) { return rille
 static void end_patience(rille_session *s) {
   rille_state *state = s->state;
   switch ((enum rille_drain)state->change.drain) {
-  case RILLE_DRAIN_STAY: return;
+  case RILLE_DRAIN_STAY:
+  case RILLE_DRAIN_LEAVE: return;
   case RILLE_DRAIN_MIGRATE:
     if (s->is_told) return;
     s->is_told = true;

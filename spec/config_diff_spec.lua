@@ -256,25 +256,34 @@ describe("the difference of two configurations", function()
 
     it("refuses what belongs to a socket that stays, and takes it with new addresses", function()
       local sockets = {
-        accept = "shared", balance = "random", allow = "10.0.0.0/8", deny = "10.0.0.0/8", nodelay = false, keepalive = 9, backlog = 9,
-        ipv6_only = true, receive_buffer = 9999, send_buffer = 9999, mode = "0660", device = "lo",
-        limits = { max_connections_per_address = 5 },
+        accept = "shared", balance = "random", ipv6_only = true, receive_buffer = 9999, send_buffer = 9999, mode = "0660", device = "lo",
       }
       for key, value in pairs(sockets) do
-        local name = key == "limits" and "limits.max_connections_per_address" or key
         local d = between_servers({ { listen = { ":1", ":2" }, script = "a" } },
           { { listen = { ":3", ":2" }, script = "a", [key] = value } })
-        assert.same({ ["servers[1]." .. name] = "needs a restart: :2 stays open" }, said(d.refused, "why"))
+        assert.same({ ["servers[1]." .. key] = "needs a restart: :2 stays open" }, said(d.refused, "why"))
         assert.same({ "listen" }, d.changed[1].what)
         d = between_servers({ { listen = ":1", script = "a" } }, { { listen = ":3", script = "a", [key] = value } })
         assert.same({}, d.refused)
-        assert.same({ "listen", name }, d.changed[1].what)
+        assert.same({ "listen", key }, d.changed[1].what)
         assert.same({ listen = true, generation = true }, d.changed[1].how)
       end
       local d = between_servers({ { listen = "udp://:1", script = "a" } },
         { { listen = "udp://:1", script = "a", broadcast = true, multicast = { groups = "239.1.2.3" }, session = { max = 5 } } })
       assert.same({ "servers[1].multicast.groups", "servers[1].broadcast" }, keys_of(d.refused))
       assert.same({ "session.idle", "session.max", "session.queue" }, d.changed[1].what)
+    end)
+
+    it("takes what a listener that goes over is told anew", function()
+      local settings = {
+        allow = "10.0.0.0/8", deny = "10.0.0.0/8", nodelay = false, keepalive = 9, backlog = 9,
+        limits = { max_connections_per_address = 5 },
+      }
+      for key, value in pairs(settings) do
+        local d = between_servers({ { listen = ":1", script = "a" } }, { { listen = ":1", script = "a", [key] = value } })
+        assert.same({}, d.refused)
+        assert.same({ generation = true }, d.changed[1].how)
+      end
     end)
 
     it("compares scripts and options of a program, whatever they are", function()
@@ -321,13 +330,13 @@ describe("the difference of two configurations", function()
     it("as the configuration that holds then, so that what was refused is named again the next time", function()
       local old = checked { loops = 2, dicts = { old = {}, same = {} }, servers = { { listen = ":1", script = "a" } } }
       local new = checked { loops = 4, pin = true, dicts = { same = { size = "1m" } }, log = { level = "warn" },
-        servers = { { listen = ":2", script = "b" }, { listen = { ":1", ":3" }, script = "a", backlog = 5, keepalive = 9 } } }
+        servers = { { listen = ":2", script = "b" }, { listen = { ":1", ":3" }, script = "a", receive_buffer = 5, send_buffer = 9 } } }
       local d = diff(old, new)
       local result = diff.result(new, d)
-      assert.same({ 2, nil, "warn", 0, 0 }, { result.loops, result.pin, result.log.level, result.servers[2].backlog,
-        result.servers[2].keepalive })
+      assert.same({ 2, nil, "warn", 0, 0 }, { result.loops, result.pin, result.log.level, result.servers[2].receive_buffer,
+        result.servers[2].send_buffer })
       assert.same({ old = { size = 2 ^ 24 }, same = { size = 2 ^ 24 } }, result.dicts)
-      assert.same({ 4, true, 5 }, { new.loops, new.pin, new.servers[2].backlog })
+      assert.same({ 4, true, 5 }, { new.loops, new.pin, new.servers[2].receive_buffer })
       local again = diff(result, new)
       assert.same(keys_of(d.refused), keys_of(again.refused))
       assert.same({ ["dicts.old"] = "stays" }, said(again.live, "how"))

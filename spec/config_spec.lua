@@ -21,6 +21,7 @@ end
 -- Load a configuration of this text; what config.load returned, with the folder's name taken out of a message.
 local function load_text(text, name)
   local conf, message = config.load(write(name or "conf/rille.lua", text))
+  if conf then conf.loaded = nil end -- what a reload needs
   return conf, message and message:gsub(folder:gsub("%p", "%%%0") .. "/", "")
 end
 

@@ -76,13 +76,13 @@ end
 -- ---- servers ---------------------------------------------------------------------------------------------------
 
 -- Bring up the services and listeners of one server. Its hooks and listeners, or nil, message.
--- number: its own among those of the configuration. groups: of its first address among all of them, which the loops of a team share.
+-- number: its own among those of the configuration. groups: the numbers of its addresses, which the loops of a team share.
 function boot.serve(server, hooks, number, groups)
   local problem = balance.problem(server, hooks)
   if problem then return nil, problem end
   local listeners, services = {}, {}
   for i, url in ipairs(server.listen) do
-    local ok, l, _, message = pcall(listener.open, services, hooks, url, server, groups and groups + i, number)
+    local ok, l, _, message = pcall(listener.open, services, hooks, url, server, groups and groups[i], number)
     if not ok then l, message = nil, tostring(l) end
     if not l then
       for k = 1, i - 1 do listener.give_up(listeners[k], groups) end

@@ -3,6 +3,7 @@
 
 local check = require "rille.config.check"
 local defaults = require "rille.defaults"
+local loaded = require "rille.config.loaded"
 local locate = require "rille.config.locate"
 local names = require "rille.config.names"
 local paths = require "rille.config.paths"
@@ -249,30 +250,32 @@ local function one_line(message, file)
   return line:find(file, 1, true) and line or ("%s: %s"):format(file, line)
 end
 
--- Run the source. What it returned, or nil, message.
+-- Run the source. What it returned, or nil, message; then the other files that it has loaded.
 local function evaluate(source, file)
   -- a first line for the shell; its end stays, so that lines keep their numbers
   local chunk, message = load(source:gsub("^#[^\n]*", "", 1), "@" .. file, "t", setmetatable({}, { __index = _G }))
   if not chunk then return nil, one_line(message, file) end
-  local ok, value = pcall(chunk)
-  if not ok then return nil, one_line(value, file) end
+  local ok, value, files = loaded.call(chunk)
+  if not ok then return nil, one_line(value, file), files end
   if type(value) ~= "table" then
-    return nil, ("%s: returned %s; expected a table: return { servers = { ... } }"):format(file, check.shown(value))
+    return nil, ("%s: returned %s; expected a table: return { servers = { ... } }"):format(file, check.shown(value)), files
   end
-  return value
+  return value, nil, files
 end
 
--- The configuration in a file. The normalized table, or nil, message.
+-- The configuration in a file. The normalized table, or nil, message, the other files that it has loaded.
 function config.load(file)
-  local source, given, message
+  local source, given, message, files
+  local began = require("rille.core").rille_time()
   source, message = read(file)
   if not source then return nil, message end
-  given, message = evaluate(source, file)
-  if not given then return nil, message end
+  given, message, files = evaluate(source, file)
+  if not given then return nil, message, files end
   local conf, path, problem = check.run(given, defaults.top, { folder = paths.folder(file) })
   if conf then path, problem = check_together(conf) end
   if conf and not path then path, problem = need_servers(conf) end
-  if path then return nil, message_of(file, path, problem, locate(source, path)) end
+  if path then return nil, message_of(file, path, problem, locate(source, path)), files end
+  conf.loaded = { from = file, files = files, at = began } -- for a reload
   conf.file = paths.real(file) -- for `rille status --conf`
   return conf
 end

@@ -61,8 +61,6 @@ local rille = {
   post = post.call,
   process = process,
   reload = { depends = chunk.depends },
-  retiring = generation.retiring,
-  retire_channel = generation.retire_channel,
   connection = post.connection,
   retiring = generation.retiring,
   retire_channel = generation.retire_channel,

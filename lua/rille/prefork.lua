@@ -25,6 +25,7 @@ end
 local function bind(conf)
   for _, one in ipairs(conf.servers) do
     local options = listener.options(one)
+    one.asked = { unpack(one.listen) } -- what the next configuration is compared with
     for i, url in ipairs(one.listen) do
       local _, address = scheme.split(url, one.protocol)
       local size = C.rille_given_bind(address, options, conf.loops, conf.processes, address_box, 512, message_box, 512)

@@ -4,6 +4,7 @@
 local ffi = require "ffi"
 
 local C = require "rille.core"
+local address_groups = require "rille.reload.groups"
 local boot = require "rille.boot"
 local dict = require "rille.dict"
 local dispatch = require "rille.dispatch"
@@ -75,14 +76,15 @@ end
 local PROCESS_PATIENCE_MS = 2000
 
 -- The loops are over: the workers of every pool have so long to come back, then the processes that scripts have started.
-local function stop_pools(conf)
-  C.rille_pools_stop(conf.workers_timeout * 1000)
+local function stop_pools()
+  C.rille_pools_stop()
   C.rille_processes_stop(PROCESS_PATIENCE_MS)
 end
 
 -- What all loops share, before there is one. True, or nil, message.
 local function make_shared(conf)
   C.rille_processes_limit(conf.limits.processes)
+  C.rille_pools_set_patience(conf.workers_timeout * 1000)
   requests.make(conf.io)
   leaks.configure(conf.debug)
   return dict.make_all(conf.dicts)
@@ -112,10 +114,10 @@ local function make_generations(conf)
 end
 
 -- The states of one loop, a server each. True, or nil, message.
-local function build_states(loop, loop_id, conf, generations, main)
+local function build_states(loop, loop_id, conf, generations, groups, main)
   for i, one in ipairs(conf.servers) do
     if not one.only_loop or one.only_loop == loop_id then
-      local its = plan.of(conf, i, 1, generations[i])
+      local its = plan.of(conf, one, i, 1, generations[i], groups[i])
       its.loop_id = loop_id
       its.banner = loop_id == 1 and i == #conf.servers and banner_of(conf) or nil
       local bytes = require("string.buffer").encode(its)
@@ -127,8 +129,8 @@ local function build_states(loop, loop_id, conf, generations, main)
 end
 
 -- Every state of every loop built and proven, its listeners bound but not accepting. The team and the generations, or nil, message: nothing
--- is left then. main: the module that makes a state of its own; nil: boot.lua.
-function server.build(conf, main)
+-- is left then. groups: the numbers of the addresses of each server. main: the module that makes a state of its own; nil: boot.lua.
+function server.build(conf, groups, main)
   local made, why = make_shared(conf)
   if made then made, why = pool.make_all(conf) end
   if not made then return nil, why end
@@ -144,10 +146,10 @@ function server.build(conf, main)
     local loop = C.rille_team_loop(team, id)
     set_up(loop, conf)
     pin(loop, id, cpus)
-    local ok, message = build_states(loop, id, conf, generations, main or "rille.boot")
+    local ok, message = build_states(loop, id, conf, generations, groups, main or "rille.boot")
     if not ok then
       release(generations)
-      stop_pools(conf) -- a script may use one before another raises
+      stop_pools() -- a script may use one before another raises
       C.rille_team_free(team)
       return nil, message
     end
@@ -158,13 +160,13 @@ end
 -- For `rille check`: the scripts loaded, then their on_stage and selftest run on a loop. The exit status, or nil, message.
 -- loaded() and over() are called before the loop runs and behind.
 function server.rehearse(conf, loaded, over)
-  local team, generations = server.build(conf, "rille.cli.rehearse")
+  local team, generations = server.build(conf, address_groups.first(conf.servers), "rille.cli.rehearse")
   if not team then return nil, generations end
   release(generations)
   loaded()
   local status = C.rille_team_run(team)
   over()
-  stop_pools(conf)
+  stop_pools()
   C.rille_team_free(team)
   return status
 end
@@ -178,7 +180,7 @@ local function with_monitor(conf, here)
   if not listen then return conf end
   local checked = assert(require("rille.config").server({ protocol = "http", accept = "shared" }, "metrics"))
   checked.listen, checked.script, checked.options = listen, here and require "rille.monitor" or "rille.monitor", {}
-  checked.only_loop, checked.stays = 1, true
+  checked.only_loop, checked.stays, checked.is_monitor = 1, true, true
   local servers = { unpack(conf.servers) }
   servers[#servers + 1] = checked
   return setmetatable({ servers = servers }, { __index = conf })
@@ -212,18 +214,20 @@ end
 local function serve(conf)
   local started, problem = start_control(conf, true)
   if not started then return nil, problem end
-  local team, generations = server.build(conf)
+  local began = C.rille_time()
+  local groups = address_groups.first(conf.servers)
+  local team, generations = server.build(conf, groups)
   if not team then
     C.rille_control_stop()
     return nil, generations
   end
   C.rille_process_built()
-  local deployer, problem_of_it = reload.start(conf, team, generations)
+  local deployer, problem_of_it = reload.start(conf, team, generations, groups, began)
   release(generations)
   if not deployer then log.error("%s", problem_of_it) end
   local status = C.rille_team_run(team)
   if deployer then reload.stop(deployer) end
-  stop_pools(conf)
+  stop_pools()
   C.rille_team_free(team)
   C.rille_control_stop()
   if status < 0 then return nil, ("cannot start a loop thread: %s"):format(errors.text[-status]) end
@@ -306,7 +310,7 @@ local function run_here(conf, label, setup, is_served)
   if is_set_up == false then ok, message = nil, tostring(ok) end
   if ok then status = lua_run(boot.as_number(loop), boot.as_number(handle), dispatcher(conf.log.to)) end
   package.path, package.cpath = path, cpath
-  stop_pools(conf)
+  stop_pools()
   boot.detach()
   C.rille_loop_free(loop)
   C.rille_control_stop()

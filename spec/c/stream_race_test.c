@@ -134,7 +134,8 @@ static void there_and_back(void **unused) {
   }
   rille_linkbuffer_free(to);
   rille_pool_release(pool);
-  rille_pools_stop(100);
+  rille_pools_set_patience(100);
+  rille_pools_stop();
   rille_loop_free(loop);
   rille_block_purge();
 }
@@ -168,7 +169,8 @@ static void aborted(void **unused) {
     rille_stream_release(s);
   }
   rille_pool_release(pool);
-  rille_pools_stop(100);
+  rille_pools_set_patience(100);
+  rille_pools_stop();
   rille_loop_free(loop);
   rille_block_purge();
 }

@@ -14,8 +14,9 @@ local function set(conf, path, value)
   conf[path[#path]] = value
 end
 
--- Change conf by what the command line says: true, or nil, message.
+-- Change conf by what the command line says: true, or nil, message. It holds for what a reload reads as well.
 function M.override(conf, given)
+  conf.overrides = { dev = given.dev }
   if given.dev then
     conf.dev = true
     conf.log.level = "debug"
@@ -23,6 +24,7 @@ function M.override(conf, given)
   for _, name in ipairs { "loops", "processes", "log-level", "log-format" } do
     local text = given[name]
     if text then
+      conf.overrides[name] = text
       local value, problem = config.value(KEYS[name], tonumber(text) or text)
       if value == nil then return nil, ("--%s: %s"):format(name, problem) end
       set(conf, KEYS[name], value)

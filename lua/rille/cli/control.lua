@@ -9,6 +9,7 @@ local control = {}
 
 local TIMEOUT_MS = 5000
 local HELLO_MS = 1000
+local PROCESSES_MAX = 64 -- of one server
 
 -- The options with which a server is chosen.
 control.options = { pid = { value = "N" }, control = { value = "PATH" }, conf = { value = "FILE" } }
@@ -133,6 +134,26 @@ function control.ask(given, request, timeout_ms, is_any)
   if type(answer) ~= "table" then return nil, message or "the answer is no table" end
   if answer.error then return nil, answer.error end
   return answer, text
+end
+
+-- Ask every process of the server that the command line means, one after the other: a list of { pid =, answer =, message = }; or nil
+-- (false), message.
+function control.ask_all(given, request, timeout_ms)
+  local path, message = path_of(given, true)
+  if not path then return path, message end
+  local list = {}
+  greet(list, path)
+  local base = path:match("^(.*)%.%d+$") or path
+  local first = list[1]
+  if not first or first.server ~= first.pid then
+    local found = {}
+    for i = 1, PROCESSES_MAX do greet(found, ("%s.%d"):format(base, i)) end
+    if #found == 0 then found = running("*") end
+    list = first and with(found, "server", first.server) or with(found, "server", found[1] and found[1].server)
+  end
+  if #list == 0 then list = { { path = path } } end
+  for _, one in ipairs(list) do one.answer, one.message = control.ask({ control = one.path }, request, timeout_ms) end
+  return list
 end
 
 -- A request of more than one call to the same server: its path is looked for once.

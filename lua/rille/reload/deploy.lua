@@ -68,18 +68,19 @@ end
 local function forget(server, one)
   server.generations[one.number] = nil
   C.rille_generation_release(ffi.gc(one.g, nil))
+  if server.is_gone and next(server.generations) == nil then server.on_empty() end
 end
 
 -- ---- staging ---------------------------------------------------------------------------------------------------
 
-local function staging_pool()
+function deploy.staging_pool()
   return pool.get("staging", { max = deploy.STAGINGS_MAX, queue = 64, idle_timeout = STAGING_IDLE_S })
 end
 deploy.STAGINGS_MAX = 4
 
 -- Whether a thread is left to stage on; those of scripts that do not come back are not.
 local function check_threads()
-  local lost = staging_pool():stats().lost
+  local lost = deploy.staging_pool():stats().lost
   if lost < deploy.STAGINGS_MAX then return true end
   return nil, ("%d stagings have not come back (see reload.stage_timeout): nothing can be reloaded until a restart"):format(lost)
 end
@@ -99,7 +100,7 @@ local function stage(server, one)
   local limit = server.reload.stage_timeout
   plan.hooks_until = C.rille_now() + limit * 0.9 -- hooks that are parked then raise, and their thread comes back
   local detail
-  ok, message, detail = staging_pool():with({ timeout = limit }):call("rille.reload.stage", "run", as_number(batch), plan)
+  ok, message, detail = deploy.staging_pool():with({ timeout = limit }):call("rille.reload.stage", "run", as_number(batch), plan)
   if ok then return batch end
   C.rille_batch_release(batch)
   if message == "timeout" then
@@ -110,7 +111,7 @@ end
 
 -- A state that came back with a note is closed where it does not hold up a loop.
 local function discard(state)
-  local ok = staging_pool():post("rille.reload.stage", "discard", as_number(state))
+  local ok = deploy.staging_pool():post("rille.reload.stage", "discard", as_number(state))
   if not ok then C.rille_state_discard(state) end
 end
 
@@ -180,6 +181,7 @@ end
 
 -- The loops that `one` has go on with the generation before, and end what it still has.
 local function roll_back(server, one)
+  if not server.current then return end
   local waits = 0
   for id in pairs(one.loops) do
     if C.rille_reload_rollback(server.team, id, one.g) == 0 then waits = waits + 1 end
@@ -193,8 +195,13 @@ local function retire(server, one)
   local drain = server.reload.drain
   local deadline = drain.deadline and drain.deadline ~= math.huge and drain.deadline * 1000 or -1
   one.retiring = 0
+  local how = DRAIN[drain.policy]
+  if one.leaves then
+    how = C.RILLE_DRAIN_LEAVE
+    if deadline < 0 then deadline = server.drain_timeout() * 1000 end
+  end
   each_loop(server, function(id)
-    if one.had[id] and C.rille_reload_retire(server.team, id, one.g, DRAIN[drain.policy], deadline, (drain.jitter or 0) * 1000) == 0 then
+    if one.had[id] and C.rille_reload_retire(server.team, id, one.g, how, deadline, (drain.jitter or 0) * 1000) == 0 then
       one.retiring = one.retiring + 1
     end
   end)
@@ -203,9 +210,12 @@ end
 
 -- The RETIRED note of a loop.
 function deploy.retired(server, one, note)
-  if note.size > 0 then log.info("%s: loop %d: what was still there has ended: %s", one.label, note.loop, ffi.string(note.text, note.size)) end
+  if note.size > 0 then
+    log.info("%s: loop %d: what was still there has ended: %s", one.label, note.loop, ffi.string(note.text, note.size))
+  end
   if note.connections > 0 then
-    log.warn("%s: loop %d: %d connections closed at the end of reload.drain.deadline", one.label, note.loop, note.connections)
+    log.warn("%s: loop %d: %d connections closed at the end of %s", one.label, note.loop, note.connections,
+      one.leaves and "its time to leave" or "reload.drain.deadline")
   end
   one.retiring = one.retiring - 1
   if one.retiring > 0 then return end
@@ -263,6 +273,7 @@ local function forget_refused(server)
   if server.refused then C.rille_generation_release(ffi.gc(server.refused.g, nil)) end
   server.refused = nil
 end
+deploy.forget_refused = forget_refused
 
 -- It never served, or no longer. Its files are watched until the next one: mending one of them is a reason to try again.
 local function keep_refused(server, one)
@@ -280,14 +291,23 @@ end
 local function give_up(server, one, message)
   keep_refused(server, one)
   roll_back(server, one)
+  one.leaves = not server.current
   retire(server, one)
   return nil, message
+end
+
+-- Of a server that is new there is nothing to compare it with.
+local function commit_first(server, one, batch)
+  local ok, message = commit(server, one, batch, (split_loops(server, server.loop_count)))
+  if not ok then return give_up(server, one, message) end
+  return true
 end
 
 -- Canary first, then the rest. True, or nil, message: the generation before serves everywhere again.
 local function bring(server, one, batch, canary, begin_soak)
   local before = server.current
   local first, rest = split_loops(server, canary.loops > 0 and canary.loops or server.loop_count)
+  if not before then return commit_first(server, one, batch) end
   local soaks = canary.loops > 0 or server.reload.soak > 0
   if soaks then
     local old = read(before)
@@ -324,9 +344,14 @@ local function check_room(server)
     server.name, live)
 end
 
+local function label_of(server)
+  return server.current and server.current.label or server.name
+end
+
 -- Load the server's script anew and let it serve. canary: options that stand for the configured ones. A report:
--- { ok =, label =, message =, seconds = }. tell(report) is called when a canary begins its soak.
-function deploy.run(server, canary, tell)
+-- { ok =, label =, message =, seconds = }. tell(report) is called when a canary begins its soak. finally(fn): gets what ends the generation
+-- before, to be called when others have taken over what it gave up; nil: that is done at once.
+function deploy.run(server, canary, tell, finally)
   local began, one = C.rille_now(), nil
   local function report(ok, label, message)
     server.last = { ok = ok or false, label = label, message = message, seconds = C.rille_now() - began, at = C.rille_time(),
@@ -339,20 +364,20 @@ function deploy.run(server, canary, tell)
   end
   server.coming = nil
   local ok, message = check_room(server)
-  if not ok then return report(false, server.current.label, message) end
+  if not ok then return report(false, label_of(server), message) end
   forget_refused(server)
   one, message = make_generation(server, server.last_number + 1)
-  if not one then return report(false, server.current.label, message) end
+  if not one then return report(false, label_of(server), message) end
   server.last_number = one.number
   server.generations[one.number] = one
   server.coming = one
   watching.expect(server, one)
   local batch
   batch, message = stage(server, one)
-  if not batch or server.next then
+  if not batch or server.next or server.is_gone then
     if batch then C.rille_batch_release(batch) end
     refuse(server, one)
-    return report(false, one.label, message or "a newer version came while this one was staged")
+    return report(false, one.label, message or server.is_gone and "its server leaves" or "a newer version came while this one was staged")
   end
   ok, message = bring(server, one, batch, canary or server.reload.canary, function()
     if tell then tell { ok = true, label = one.label, seconds = C.rille_now() - began, soaking = true } end
@@ -360,20 +385,48 @@ function deploy.run(server, canary, tell)
   C.rille_batch_release(batch)
   if not ok then return report(false, one.label, message) end
   local before = server.current
+  if server.is_gone then -- meanwhile
+    one.leaves = true
+    retire(server, one)
+    return report(false, one.label, "its server leaves")
+  end
   server.current, server.coming = one, nil
   watching.renew(server)
-  retire(server, before)
+  if before and finally then finally(function() retire(server, before) end)
+  elseif before then retire(server, before) end
   C.rille_generation_watch(one.g, server.reload.canary.loops > 0 and 1 or 0, 0, 0)
   return report(true, one.label)
 end
 
 -- Keep the last whole window of the generation that serves, for a canary that leaves none beside it.
 function deploy.keep_window(server)
-  if server.reload.canary.loops == 0 then return end
+  if server.reload.canary.loops == 0 or not server.current then return end
   local counts = read(server.current)
   if counts.messages < server.reload.canary.min_requests then return end
   server.current.window = counts
   watch(server.current)
+end
+
+local function send_leave(server, one)
+  local deadline = server.drain_timeout() * 1000
+  each_loop(server, function(id)
+    if one.had[id] then C.rille_reload_retire(server.team, id, one.g, C.RILLE_DRAIN_LEAVE, deadline, 0) end
+  end)
+end
+
+-- The configuration has the server no more: its connections end as at a stop.
+function deploy.leave(server)
+  server.is_gone = true
+  watching.forget(server)
+  forget_refused(server)
+  local last = server.current
+  for _, one in pairs(server.generations) do
+    one.leaves = true
+    -- those before the last end already, but now they have nobody to hand on to
+    if one ~= last and one.had then send_leave(server, one) end
+  end
+  if last then retire(server, last) end
+  if next(server.generations) == nil then server.on_empty() end
 end
 
 -- What `rille run` built.

@@ -7,6 +7,7 @@ local buffer = require "string.buffer"
 local C = require "rille.core"
 local boot = require "rille.boot"
 local channel = require "rille.channel"
+local defaults = require "rille.defaults"
 local dispatch = require "rille.dispatch"
 local errors = require "rille.errors"
 local log = require "rille.log"
@@ -27,8 +28,17 @@ end
 
 -- ---- the thread that starts the server -------------------------------------------------------------------------
 
--- Bring the loop to life, on a thread of its own. A handle for reload.stop, or nil, message. generations: of each server, the first.
-function reload.start(conf, team, generations)
+-- A configuration without metatables.
+local function plain(conf)
+  local out = {}
+  for _, entry in ipairs(defaults.top) do out[entry.name] = conf[entry.name] end
+  out.file, out.loaded, out.overrides = conf.file, conf.loaded, conf.overrides
+  return out
+end
+
+-- Bring the loop to life, on a thread of its own. A handle for reload.stop, or nil, message. generations: of each server, the
+-- first; groups: the numbers of its addresses; since: rille.time() before the configuration was read.
+function reload.start(conf, team, generations, groups, since)
   local loop = C.rille_loop_new(C.RILLE_LOOP_PRIVATE, err_box)
   if loop == nil then return nil, ("cannot make a loop: %s"):format(errors.text[-err_box[0]]) end
   local g = C.rille_generation_new(0, 1, LABEL, err_box)
@@ -42,7 +52,7 @@ function reload.start(conf, team, generations)
     addresses[i] = boot.as_number(one)
   end
   local plan = {
-    conf = reload.plain(conf), team = boot.as_number(team), generations = addresses, path = package.path,
+    conf = plain(conf), groups = groups, team = boot.as_number(team), generations = addresses, since = since, path = package.path,
     cpath = package.cpath,
   }
   local bytes = buffer.encode(plan)
@@ -63,36 +73,38 @@ function reload.stop(loop)
   C.rille_loop_free(loop)
 end
 
--- A configuration without functions and metatables.
-function reload.plain(conf)
-  local out = {}
-  for _, key in ipairs { "loops", "servers", "timeouts", "io", "dev", "path", "cpath", "file", "reload", "limits", "drain_timeout", "debug",
-    "dicts", "workers", "pools", "workers_timeout", "log" } do
-    out[key] = conf[key]
-  end
-  return out
-end
-
 -- ---- its own thread --------------------------------------------------------------------------------------------
 
-local servers = {} -- by number
+local servers = {}  -- by number
+local book          -- of the numbers of addresses
+local team
+local last_server = 0
+local last_of = {}  -- by name: the number of the last generation, as a name may come back
 
-local function make_server(conf, team, number, pointer_of_first)
-  local deploy, names, plan = require "rille.reload.deploy", require "rille.config.names", require "rille.plan"
-  local one = conf.servers[number]
+local function conf_module() return require "rille.reload.conf" end
+
+-- A server that has no generation yet.
+local function make_server(conf, one, number)
+  local names, plan = require "rille.config.names", require "rille.plan"
   local server = {
     name = names.of(one), script = one.script, number = number, team = team, loop_count = conf.loops, only_loop = one.only_loop,
-    reload = one.reload or conf.reload, requests = channel(64),
+    is_monitor = one.is_monitor, reload = one.reload or conf.reload, requests = channel(64), held = { one = one, conf = conf },
+    generations = {},
+    last_number = last_of[names.of(one)] or 0,
   }
+  -- from what serves, or what is to
   server.plan = function(generation)
-    local its = plan.of(conf, number, generation.number, generation.g)
-    its.is_staged = true
-    return its
+    local its = server.wanted or server.held
+    local made = plan.of(its.conf, its.one, number, generation.number, generation.g, book:of(number, its.one.listen))
+    made.is_staged = true
+    return made
   end
   server.try = function(label)
-    return require("rille.reload.trial").run(label, conf, one, server.reload.stage_timeout)
+    local its = server.wanted or server.held
+    return require("rille.reload.trial").run(label, its.conf, its.one, server.reload.stage_timeout)
   end
-  deploy.adopt(server, pointer_of_first)
+  server.drain_timeout = function() return conf_module().current().drain_timeout end
+  server.on_empty = function() servers[number] = nil end
   servers[number] = server
   return server
 end
@@ -119,6 +131,32 @@ local function trace_of(err)
   return rawequal(err, task.cancelled) and err or debug.traceback(tostring(err), 2)
 end
 
+-- What it is called by the configuration that is tried, or holds.
+local function rename(server, its)
+  server.name, server.script = require("rille.config.names").of(its.one), its.one.script
+end
+
+-- A reload is over: what was tried holds now, or is kept for the next try.
+local function settle(server, ok)
+  server.is_running = false
+  if ok and server.wanted then server.held, server.wanted = server.wanted, nil end
+  if server.is_gone then return end
+  rename(server, server.held)
+  last_of[server.name] = math.max(last_of[server.name] or 0, server.last_number)
+  if ok then book:settle(server.number, server.held.one.listen) end
+end
+
+-- Those that were asked together: the last configuration counts.
+local function merge(server, asked)
+  local finally
+  for _, one in ipairs(asked) do
+    server.wanted, finally = one.change or server.wanted, one.finally or finally
+  end
+  if server.wanted then rename(server, server.wanted) end
+  server.is_running = true
+  return finally
+end
+
 -- Reloads of one server, one after the other; what comes while one runs makes one more.
 local function attend(server)
   local deploy = require "rille.reload.deploy"
@@ -128,26 +166,31 @@ local function attend(server)
     server.next = nil
     local asked = { request }
     while server.requests:len() > 0 do asked[#asked + 1] = server.requests:receive() end
+    if server.is_gone then return answer_all(asked, { ok = false, label = server.name, message = "it leaves", seconds = 0 }) end
+    local finally = merge(server, asked)
     local ok, result = xpcall(deploy.run, trace_of, server, request.canary, function(early)
       for _, one in ipairs(asked) do
         if not one.waits then answer_one(one, early) end
       end
-    end)
+    end, finally)
     if rawequal(result, task.cancelled) then return end
     if not ok then
       log.error("%s: reload failed: %s", server.name, result)
-      result = { ok = false, label = server.current.label, message = result, seconds = 0 }
+      result = { ok = false, label = server.name, message = result, seconds = 0 }
     end
+    settle(server, result.ok)
     answer_all(asked, result)
   end
 end
 
--- Load a server anew. options: canary, soak, wait (for the end of these). A channel that the report comes by.
+-- Load a server anew. options: canary, soak, wait (for the end of these); change: { one =, conf = }, what it is from then on, and finally,
+-- see deploy.run. A channel that the report comes by.
 function reload.ask(server, options)
   local answer = channel(1)
   options = options or {}
   server.next = true
-  server.requests:send({ answer = answer, canary = canary_of(server, options), waits = options.wait })
+  server.requests:send({ answer = answer, canary = canary_of(server, options), waits = options.wait, change = options.change,
+    finally = options.finally })
   return answer
 end
 
@@ -159,30 +202,55 @@ end
 local function find(name)
   local list = {}
   for _, server in pairs(servers) do
-    if not name or server.name == name or server.script == name then list[#list + 1] = server end
+    local is_meant = not name or server.name == name or server.script == name
+    if is_meant and not server.is_gone then list[#list + 1] = server end
   end
   table.sort(list, function(a, b) return a.number < b.number end)
   return list
 end
 
--- What the control socket asks for; see rille.cli.reload. A list of reports; or nil, message.
+-- Load these servers anew; their reports are added to a list.
+local function ask_all(list, options, reports)
+  local answers = {}
+  for i, server in ipairs(list) do answers[i] = reload.ask(server, options) end
+  for _, answer in ipairs(answers) do reports[#reports + 1] = answer:receive() end
+  return reports
+end
+
+-- The configuration, then every server that has not changed with it. The reports of servers, and that of the configuration, nil without a
+-- file of it.
+local function reload_all(options)
+  if not conf_module().has_file() then return ask_all(find(), options, {}) end
+  local conf = conf_module().reload()
+  local reports, is_done, list = {}, {}, {}
+  for _, report in ipairs(conf.reports) do reports[#reports + 1], is_done[report.server] = report, true end
+  conf.reports = nil
+  if conf.message then return reports, conf end
+  for _, server in ipairs(find()) do
+    if not is_done[server.number] then list[#list + 1] = server end
+  end
+  return ask_all(list, options, reports), conf
+end
+
+-- What the control socket asks for; see rille.cli.reload. A list of reports, and that of the configuration; or nil, message.
 function reload.command(options)
+  if not options.script then
+    local reports, conf = reload_all(options)
+    return reports, nil, conf
+  end
   local list = find(options.script)
   if #list == 0 then
     local names = {}
     for _, server in ipairs(find()) do names[#names + 1] = server.name end
     return nil, ("there is no server '%s'; there are %s"):format(options.script, table.concat(names, ", "))
   end
-  local answers, reports = {}, {}
-  for i, server in ipairs(list) do answers[i] = reload.ask(server, options) end
-  for i, answer in ipairs(answers) do reports[i] = answer:receive() end
-  return reports
+  return ask_all(list, options, {})
 end
 
 -- The same as JSON.
 function reload.answer(options)
-  local reports, message = reload.command(options)
-  return require("rille.cli.json").encode { reports = reports, message = message }
+  local reports, message, conf = reload.command(options)
+  return require("rille.cli.json").encode { reports = reports, message = message, conf = conf }
 end
 
 local function take_notes(handle)
@@ -190,7 +258,7 @@ local function take_notes(handle)
   local note = C.rille_reload_take(handle)
   if note == nil then return end
   if note.kind == C.RILLE_NOTE_REQUEST then
-    for _, server in ipairs(find()) do reload.ask(server) end
+    task.start_later(reload_all, {})
     return C.rille_note_free(note)
   end
   deploy.note(servers, note)
@@ -202,25 +270,64 @@ local function keep_windows()
   for _, server in pairs(servers) do deploy.keep_window(server) end
 end
 
+-- Of those whose files have changed the configuration is first.
+local function renew(keys)
+  local is_done = {}
+  if keys.conf then
+    for _, report in ipairs(conf_module().reload().reports) do is_done[report.server] = true end
+  end
+  for number in pairs(keys) do
+    local server = servers[number]
+    if server and not server.is_gone and not is_done[number] then reload.ask(server) end
+  end
+end
+
 local function start_watching(plan)
   local watch = require "rille.reload.watch"
-  watch.start(servers, plan.conf.reload, reload.ask)
+  watch.start(servers, plan.conf.reload, function(keys) task.start_later(renew, keys) end)
   for _, server in pairs(servers) do
     watch.expect(server, server.current)
     watch.renew(server)
   end
 end
 
+-- A server of a new configuration.
+local function add_server(one, conf)
+  last_server = last_server + 1
+  local server = make_server(conf, one, last_server)
+  task.start_later(attend, server)
+  return server
+end
+
+-- The configuration as its file has it: without the server that was added, and with the ports that were asked for.
+local function as_written(conf)
+  local list = {}
+  for _, one in ipairs(conf.servers) do
+    one.listen = one.asked or one.listen
+    if not one.is_monitor then list[#list + 1] = one end
+  end
+  conf.servers = list
+  return conf
+end
+
 local function begin(plan, handle)
-  local conf = plan.conf
-  local team = pointer("rille_team *", plan.team)
+  local deploy = require "rille.reload.deploy"
+  local conf, ones = plan.conf, plan.conf.servers
+  team, book = pointer("rille_team *", plan.team), require("rille.reload.groups").book()
+  as_written(conf)
   C.rille_reload_attend(handle)
   for number, address in ipairs(plan.generations) do
-    local server = make_server(conf, team, number, pointer("rille_generation *", address))
+    local server = make_server(conf, ones[number], number)
+    book:adopt(number, ones[number].listen, plan.groups[number])
+    deploy.adopt(server, pointer("rille_generation *", address))
+    last_of[server.name] = 1
     task.start_later(attend, server)
   end
+  last_server = #ones
   timer.every(1, keep_windows)
   start_watching(plan)
+  conf_module().start { servers = servers, conf = conf, team = team, book = book, add = add_server, ask = reload.ask,
+    staging = deploy.staging_pool }
   C.rille_state_started(handle)
 end
 

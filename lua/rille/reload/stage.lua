@@ -86,6 +86,28 @@ function stage.run(address, plan)
   return filled or false, message
 end
 
+-- ---- the configuration -----------------------------------------------------------------------------------------
+
+-- Read and check a file, which may hang as any program. overrides: of the command line. The configuration; or false, message, the files
+-- that it has loaded.
+function stage.configure(file, overrides)
+  local conf, message, files = require("rille.config").load(file)
+  if not conf then return false, message, files end
+  local ok, problem = require("rille.cli.conf").override(conf, overrides)
+  if not ok then return false, problem, conf.loaded.files end
+  return conf
+end
+
+-- Whether these addresses of a server can be listened on: true, or false, message.
+function stage.try(server, urls)
+  local options = require("rille.listener").options(server)
+  for _, url in ipairs(urls) do
+    local _, address = require("rille.config.scheme").split(url, server.protocol)
+    if C.rille_listen_try(address, options, message_box, MESSAGE_MAX) < 0 then return false, ffi.string(message_box) end
+  end
+  return true
+end
+
 -- The end of a state.
 function stage.discard(address)
   C.rille_state_discard(pointer("rille_state *", address))

@@ -48,11 +48,11 @@ local function is_fresh(one)
 end
 
 -- A reload is due when what is there is neither what serves, nor what is about to, nor what was refused.
-local function look_at(server)
-  local path = changed(server.current)
-  if not path or is_fresh(server.coming) or is_fresh(server.refused) then return end
-  log.info("%s: %s has changed", server.current.label, path)
-  on_change(server)
+local function is_due(server)
+  if is_fresh(server.coming) or is_fresh(server.refused) then return false end
+  local path = not server.current and "a file" or changed(server.current)
+  if path then log.info("%s: %s has changed", server.current and server.current.label or server.name, path) end
+  return path ~= nil
 end
 
 -- What a generation depends on beside what it loads, before it does.
@@ -62,14 +62,30 @@ end
 
 -- Watch the files of a server's generations, as they are now.
 function watch.renew(server)
-  if not watcher or not server.reload.watch then return end
+  if not watcher or not server.reload.watch or server.is_gone then return end
   local paths, missing = {}, {}
   server.watched = add_files(server.current, paths, missing) + add_files(server.refused, paths, missing)
   watcher:set(server.number, paths, missing)
-  look_at(server)
+  if server.current and is_due(server) then on_change { [server.number] = true } end
+end
+
+-- The same for the configuration: loads: its file and what that loads; refused: servers of it that did not come up.
+function watch.renew_conf(reload, loads, refused, since)
+  if not watcher or not reload.watch then return end
+  local paths, missing = { unpack(loads) }, {}
+  for _, server in ipairs(refused) do add_files(server.refused, paths, missing) end
+  watcher:set("conf", paths, missing, since)
+end
+
+-- Other settings hold from now on.
+function watch.tune(reload)
+  if not watcher then return end
+  watcher.quiet, watcher.longest = reload.quiet, reload.longest
+  if not reload.watch then watcher:remove("conf") end
 end
 
 function watch.forget(server)
+  server.watched = nil
   if watcher then watcher:remove(server.number) end
 end
 
@@ -79,13 +95,15 @@ local function look(servers)
   end
 end
 
--- From now on changed(server) is called for each of them that is to be loaded anew. conf: quiet, longest.
-function watch.start(servers, conf, changed_server)
-  on_change = changed_server
+-- From now on changed_keys(set) is called when something is to be loaded anew: of numbers of servers, and "conf". conf: quiet, longest.
+function watch.start(servers, conf, changed_keys)
+  on_change = changed_keys
   watcher = files.watch(function(keys)
+    local due = { conf = keys.conf }
     for number in pairs(keys) do
-      if servers[number] then look_at(servers[number]) end
+      if servers[number] and is_due(servers[number]) then due[number] = true end
     end
+    if next(due) then on_change(due) end
   end, { quiet = conf.quiet, longest = conf.longest })
   timer.every(LOOK_S, function() look(servers) end)
 end

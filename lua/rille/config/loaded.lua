@@ -1,0 +1,41 @@
+-- loaded: which other files the code of a configuration loads, by dofile, loadfile and require. Modules are forgotten again, so that the
+-- next time reads them anew.
+
+local loaded = {}
+
+local function copy(of)
+  local out = {}
+  for key, value in pairs(of) do out[key] = value end
+  return out
+end
+
+-- The modules that came since, but for the library's own, and their files.
+local function forget_modules(before, files)
+  for name in pairs(package.loaded) do
+    if before[name] == nil and type(name) == "string" and not name:find("^rille%f[.%z]") then
+      files[#files + 1] = package.searchpath(name, package.path)
+      package.loaded[name] = nil
+    end
+  end
+end
+
+-- Call a function: what pcall returns of it, true and one value or false and the error; then the list of files.
+function loaded.call(fn)
+  local files, before = {}, copy(package.loaded)
+  local dofile_before, loadfile_before = dofile, loadfile
+  local function noting(load)
+    return function(path, ...)
+      if type(path) == "string" then files[#files + 1] = path end
+      return load(path, ...)
+    end
+  end
+  rawset(_G, "dofile", noting(dofile_before))
+  rawset(_G, "loadfile", noting(loadfile_before))
+  local ok, value = pcall(fn)
+  rawset(_G, "dofile", dofile_before)
+  rawset(_G, "loadfile", loadfile_before)
+  forget_modules(before, files)
+  return ok, value, files
+end
+
+return loaded
