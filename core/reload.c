@@ -239,7 +239,7 @@ static void take_over(rille_state *state) {
 /* New messages are the old one's from here on, even within this turn; the rest follows at its end. */
 static void turn_back(rille_state *state) {
   rille_state *before = state->change.before;
-  if (!before || state->change.after) return;
+  if (!before || state->change.after || before->change.is_retiring) return;
   before->change.after = NULL;
   state->change.after = before;
   follow(state->loop, state, before);
@@ -266,7 +266,8 @@ static void finish_return(rille_state *state) {
 /* It cannot go on; where there is a way back, that is taken. */
 bool rille_reload_fails(rille_state *state) {
   rille_state *before = state->change.before;
-  if (!before || state->change.after || state->change.is_incoming || !can_speak(before)) return false;
+  if (!before || state->change.after || state->change.is_incoming) return false;
+  if (!can_speak(before) || before->change.is_retiring) return false;
   if (!rille_generation_break(state->generation)) return false;
   turn_back(state);
   rille_note_send(RILLE_NOTE_BROKEN, state->loop, state->generation, NULL, 0, NULL, 0);

@@ -53,6 +53,8 @@ end
 -- The configuration of the file, or nil, message.
 local function read()
   local limit = current.reload.stage_timeout
+  local ok, lost = require("rille.reload.deploy").check_threads()
+  if not ok then return nil, lost end
   local conf, message, files = hub.staging():with({ timeout = limit }):call("rille.reload.stage", "configure", current.loaded.from,
     current.overrides or {})
   if conf then return conf end

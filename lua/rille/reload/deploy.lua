@@ -79,7 +79,7 @@ end
 deploy.STAGINGS_MAX = 4
 
 -- Whether a thread is left to stage on; those of scripts that do not come back are not.
-local function check_threads()
+function deploy.check_threads()
   local lost = deploy.staging_pool():stats().lost
   if lost < deploy.STAGINGS_MAX then return true end
   return nil, ("%d stagings have not come back (see reload.stage_timeout): nothing can be reloaded until a restart"):format(lost)
@@ -87,7 +87,7 @@ end
 
 -- The states of a generation, a batch. Or nil, message.
 local function stage(server, one)
-  local ok, message = check_threads()
+  local ok, message = deploy.check_threads()
   if not ok then return nil, message end
   if server.reload.isolate then
     local passed, why = server.try(one.label)
