@@ -136,7 +136,7 @@ struct rille_loop {
   rille_histogram turns; /* how long they lasted */
   uint64_t turns_ns;     /* all of them */
   uint64_t longest_ns;
-  uint64_t looked_ns;    /* when this wait looked at the clock; 0: it did not */
+  uint64_t looked_ns; /* when this wait looked at the clock; 0: it did not */
   uint64_t published_ns;
 
   bool has_mail; /* more than was taken in this turn */

@@ -26,7 +26,7 @@ typedef struct rille_pipe {
 struct rille_stream {
   /* immutable after init */
   rille_pool *pool; /* a reference */
-  uint32_t state; /* its id */
+  uint32_t state;   /* its id */
   uint32_t token;
   uint64_t limit;
 
