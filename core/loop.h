@@ -9,6 +9,7 @@
 #define RILLE_LOOP_H
 
 #include "balance.h"
+#include "binding.h"
 #include "block.h"
 #include "group.h"
 #include "conn.h"
@@ -39,7 +40,15 @@ enum {
 };
 
 /* What an epoll registration points at; the top byte of its data. */
-enum rille_tag { RILLE_TAG_CONN, RILLE_TAG_LISTENER, RILLE_TAG_WATCH, RILLE_TAG_WAKE, RILLE_TAG_UDP };
+enum rille_tag {
+  RILLE_TAG_CONN,
+  RILLE_TAG_LISTENER,
+  RILLE_TAG_WATCH,
+  RILLE_TAG_WAKE,
+  RILLE_TAG_UDP,
+  RILLE_TAG_DIAL,
+  RILLE_TAG_DNS
+};
 
 /* A descriptor a task waits for, or a timer of a task; see watch.c. */
 typedef struct rille_watch {
@@ -86,6 +95,9 @@ struct rille_loop {
 
   struct rille_udp_side *udp; /* owned; NULL while there are no datagram sockets */
 
+  struct rille_dial_side *dials; /* owned; NULL while nothing was dialed or looked up */
+  rille_bindings bindings;
+
   struct rille_http *exchanges; /* free ones */
   uint32_t exchange_count;
   char http_date[32]; /* "Sun, 06 Nov 1994 08:49:37 GMT" */
@@ -130,7 +142,7 @@ struct rille_loop {
   double messages;
   double bytes_in;
   double bytes_out;
-  double replaced; /* states */
+  double replaced;                                   /* states */
   double gone_errors, gone_failures, gone_allocated; /* of states that are gone */
   double datagrams_dropped;
   rille_histogram turns; /* how long they lasted */

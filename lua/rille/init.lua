@@ -3,11 +3,13 @@
 local ffi = require "ffi"
 
 local C = require "rille.core"
+local binding = require "rille.binding"
 local channel = require "rille.channel"
 local checksum = require "rille.checksum"
 local cidr = require "rille.cidr"
 local codec = require "rille.codec"
 local conn = require "rille.conn"
+local dial = require "rille.dial"
 local dict = require "rille.dict"
 local encoding = require "rille.encoding"
 local errors = require "rille.errors"
@@ -21,6 +23,8 @@ local misuse = require "rille.misuse"
 local pool = require "rille.pool"
 local post = require "rille.post"
 local process = require "rille.process"
+local resolve = require "rille.resolve"
+local select_conns = require "rille.select"
 local semaphore = require "rille.semaphore"
 local state = require "rille.state"
 local task = require "rille.task"
@@ -49,16 +53,24 @@ local rille = {
   checksum = checksum,
   cidr = cidr.of,
   codec = codec,
+  bind = binding.bind,
+  dial = dial.dial,
+  dialer = dial.dialer_of,
   dict = dict.of,
   encoding = encoding,
   fs = fs,
   leaks = leaks,
   listen = listener.listen,
+  lookup = binding.lookup,
   pool = pool.get,
   post = post.call,
   process = process,
   connection = post.connection,
+  resolve = resolve.resolve,
+  resolver_stats = resolve.stats,
+  select = select_conns,
   topic = topic,
+  unbind = binding.unbind,
   udp = udp.open,
 }
 

@@ -13,6 +13,7 @@ function plan.of(conf, i, generation, g)
   return {
     label = ("%s@%d"):format(names.of(one), generation), generation = generation, loop_count = conf.loops, server = one,
     number = i, groups = i * GROUPS, linger = conf.timeouts.linger, io_timeout = conf.io.timeout,
+    dns = conf.dns, dial = conf.dial,
     limits = one.limits, is_dev = conf.dev, chunks = C.rille_chunks_id(C.rille_generation_chunks(g)),
     path = (conf.path and conf.path .. ";" or "") .. package.path,
     cpath = (conf.cpath and conf.cpath .. ";" or "") .. package.cpath,

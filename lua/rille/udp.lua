@@ -7,6 +7,7 @@ local C = require "rille.core"
 local Slice = require "rille.slice"
 local errors = require "rille.errors"
 local misuse = require "rille.misuse"
+local resolve = require "rille.resolve"
 local script = require "rille.script"
 local state = require "rille.state"
 local task = require "rille.task"
@@ -203,6 +204,11 @@ function M.open(url, opts)
   if type(url) == "table" and opts == nil then url, opts = nil, url end
   if url ~= nil and type(url) ~= "string" then misuse("bad argument #1 to 'udp' (an address expected, got %s)", type(url)) end
   local settings = check_options(opts)
+  local err, message
+  if url then
+    url, err, message = resolve.numeric(url)
+    if not url then return nil, err, message end
+  end
   if settings.multicast and not url then misuse("rille.udp: multicast needs an address to bind to, such as udp4://:0") end
   local options = require("rille.listener").options(settings)
   local p = C.rille_udp_open(state.handle, url or "", options, err_box, text_box, 512)
@@ -213,7 +219,7 @@ function M.open(url, opts)
     if state.loop and state.services == run then C.rille_udp_abandon(state.loop, slot, epoch) end
   end)
   if settings.multicast then
-    local message = M.join_all(p, settings.multicast)
+    message = M.join_all(p, settings.multicast)
     if message then
       self:close()
       return nil, "invalid argument", message
@@ -233,6 +239,11 @@ end
 function Socket:connect(url)
   local p = held(self)
   url = whole(url, "connect")
+  if not p then return nil, "closed" end
+  local err, message
+  url, err, message = resolve.numeric(url)
+  if not url then return nil, err, message end
+  p = held(self) -- it may have been closed meanwhile
   if not p then return nil, "closed" end
   text_box[0] = 0
   local code = C.rille_udp_connect(p, url, text_box, 512)
@@ -258,6 +269,14 @@ function Socket:send_to(x, to)
   end
   local url = whole(getmetatable(to) == UnixPeer and to.url or to, "send_to")
   if not p then return nil, "closed" end
+  if C.rille_address_needs_lookup(url) == 1 then
+    local err, message
+    url, err, message = resolve.numeric(url)
+    if not url then return nil, err, message end
+    p = held(self) -- it may have been closed meanwhile
+    if not p then return nil, "closed" end
+    bytes, size, block = bytes_of(x, "send_to")
+  end
   return result(C.rille_udp_send_url(p, url, bytes, size, block))
 end
 
