@@ -28,6 +28,11 @@ LUAJIT_INC = $(if $(wildcard $(LUA_INCDIR)/luajit.h),$(LUA_INCDIR),$(shell $(PKG
 NO_HEADERS = luajit.h not found: install libluajit-5.1-dev, or set LUA_INCDIR to the directory that holds it
 WRONG_LUA  = $(shell grep -hsE 'define LUA_VERSION_NUM' $(LUA_INCDIR)/lua.h | grep -v 501)
 
+# DNS is c-ares'.
+CARES_INC := $(shell $(PKG_CONFIG) --cflags libcares 2>/dev/null)
+HAS_CARES := $(shell echo 'int main(void) { return 0; }' | $(CC) $(CARES_INC) -include ares.h -x c -fsyntax-only - 2>/dev/null && echo yes)
+CARES     := $(or $(shell $(PKG_CONFIG) --libs libcares 2>/dev/null),-lcares)
+
 # The library is optimised as a whole, where the compiler can: its files are small, and the way of a byte crosses many. Tests link
 # the ordinary code that fat objects hold as well.
 WHOLE   := -flto=auto -ffat-lto-objects -fno-semantic-interposition
@@ -35,7 +40,7 @@ HAS_LTO := $(shell echo 'int main(void) { return 0; }' | $(CC) -Werror $(WHOLE) 
 LTO      = $(if $(SANITIZE),,$(if $(HAS_LTO),$(WHOLE)))
 
 C_FLAGS = -std=c11 -D_GNU_SOURCE -pthread -fPIC -fvisibility=hidden -Wall -Wextra -Wshadow -Wconversion \
-          -I$(LUAJIT_INC) $(CFLAGS) $(SANITIZE)
+          -I$(LUAJIT_INC) $(CARES_INC) $(CFLAGS) $(SANITIZE)
 OBJECTS = $(patsubst core/%.c,$(BUILD)/core/%.o,$(wildcard core/*.c)) $(BUILD)/cdef.o
 C_TESTS = $(patsubst spec/c/%.c,$(BUILD)/spec/%,$(wildcard spec/c/*_test.c))
 C_TOOLS = $(patsubst spec/c/%.c,$(BUILD)/spec/%,$(wildcard spec/c/*_tool.c))
@@ -52,6 +57,7 @@ all: build
 build:
 	$(if $(WRONG_LUA),$(error Rille runs on LuaJIT, which is Lua 5.1: $(LUA_INCDIR)/lua.h is of another version))
 	$(if $(LUAJIT_INC),,$(error $(NO_HEADERS)))
+	$(if $(HAS_CARES),,$(error ares.h not found: install libc-ares-dev))
 	@mkdir -p $(BUILD) && flock $(BUILD)/lock $(MAKE) --no-print-directory -j$(JOBS) core
 
 core: $(CORE)
@@ -59,7 +65,7 @@ core: $(CORE)
 
 $(CORE): $(OBJECTS)
 	@mkdir -p $(@D)
-	$(Q)$(CC) -shared -pthread $(CFLAGS) $(SANITIZE) $(LTO) -Wl,-Bsymbolic-functions -Wl,-z,nodelete,-z,now $(LDFLAGS) $^ -lm -o $@.new
+	$(Q)$(CC) -shared -pthread $(CFLAGS) $(SANITIZE) $(LTO) -Wl,-Bsymbolic-functions -Wl,-z,nodelete,-z,now $(LDFLAGS) $^ $(CARES) -lm -o $@.new
 	@mv $@.new $@
 
 # core/export.h makes what rille.h declares visible; everything else stays inside the library.
@@ -84,7 +90,7 @@ $(BUILD)/flags: FORCE
 $(BUILD)/spec/%: spec/c/%.c $(OBJECTS)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(C_FLAGS) -fno-lto -Icore -MMD -MP $< $(OBJECTS) -rdynamic $(LDFLAGS) -lcmocka \
-	  $$($(PKG_CONFIG) --libs luajit) -lm -o $@
+	  $$($(PKG_CONFIG) --libs luajit) $(CARES) -lm -o $@
 
 -include $(wildcard $(BUILD)/core/*.d $(BUILD)/spec/*.d)
 
@@ -132,7 +138,7 @@ RACING_SPECS = spec/loops_spec.lua spec/matrix_spec.lua spec/topic_spec.lua spec
                spec/udp_spec.lua spec/udp_session_spec.lua spec/reload_udp_spec.lua spec/conn_move_spec.lua spec/close_race_spec.lua \
                spec/stream_spec.lua spec/offload_spec.lua spec/http/offload_spec.lua spec/fs_spec.lua spec/process_spec.lua spec/http/cold_file_spec.lua \
                spec/status_spec.lua spec/metric_spec.lua spec/leaks_spec.lua spec/chunk_spec.lua spec/reload_spec.lua \
-               spec/reload_pool_spec.lua spec/reload_status_spec.lua spec/reload_conf_spec.lua
+               spec/reload_pool_spec.lua spec/reload_status_spec.lua spec/reload_conf_spec.lua spec/bind_spec.lua
 RACES = $(sort $(wildcard spec/c/*_race_test.c) $(shell grep -l pthread_create spec/c/*_test.c 2>/dev/null))
 tsan: test-deps
 	@$(MAKE) --no-print-directory build $(TSAN)

@@ -225,6 +225,7 @@ void rille_conn_reset_on_close(const rille_conn *c) {
 
 void rille_conn_drop_socket(rille_conn *c) {
   rille_topic_leave(c);
+  rille_binding_leave(c);
   if (c->fd < 0) return;
   if (c->flags & RILLE_CONN_SHARED && c->flags & RILLE_CONN_REGISTERED) rille_poller_remove(&c->loop->poller, c->fd);
   close(c->fd); /* takes it out of epoll too */
@@ -353,6 +354,7 @@ void rille_conn_close(rille_conn *c) {
   }
   c->flags |= RILLE_CONN_CLOSING;
   rille_topic_leave(c);
+  rille_binding_leave(c);
   c->closing_ms = rille_loop_fresh_ms(c->loop); /* the handler's own time is not taken from the drain's */
   /* sends what is there, then settles */
   rille_conn_mark_dirty(c);

@@ -82,6 +82,7 @@ struct rille_conn {
   bool is_told;      /* that its patience with it is over */
   bool has_failed;   /* the handler of the message under way raised; while the generation is observed */
   bool is_framed;    /* on_request gets whole frames of a codec */
+  bool has_names;    /* it is bound to keys; see binding.c */
   bool wants_linger; /* the peer may still be sending what nobody reads: close() must not lose the answer to a reset */
   uint16_t tasks;    /* handlers that run */
   uint16_t ops;      /* reads and messages in `turn`, see rille_conn_over_budget */

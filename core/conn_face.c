@@ -249,6 +249,7 @@ int rille_conn_detach(rille_conn *c) {
   if (rille_conn_output_len(c) > 0 || c->is_http) return RILLE_ERR_BUSY;
   int fd = c->fd;
   rille_topic_leave(c);
+  rille_binding_leave(c);
   if (c->flags & RILLE_CONN_REGISTERED) rille_poller_remove(&c->loop->poller, fd);
   c->fd = -1;
   c->interest = 0;

@@ -34,6 +34,7 @@ struct rille_move {
   rille_linkbuffer *in, *out;
   const rille_timeouts *timeouts; /* NULL: the service's */
   rille_shaper *shaper;
+  struct rille_bound *names;
   uint32_t high_water, low_water, read_size;
   uint32_t opened_ago, read_ago, written_ago; /* ms */
   size_t size;
@@ -75,6 +76,7 @@ static struct rille_move *pack(rille_conn *c, rille_listener *to, const char *ct
       .out = c->out,
       .timeouts = c->timeouts == &c->service->timeouts ? NULL : c->timeouts,
       .shaper = c->shaper,
+      .names = rille_binding_pack(c),
       .high_water = c->high_water,
       .low_water = c->low_water,
       .read_size = c->read_size,
@@ -121,6 +123,7 @@ static int send_to(rille_conn *c, rille_loop *loop, struct rille_move *move) {
     return RILLE_OK;
   }
   rille_group_left(group, loop);
+  rille_binding_arrive(c, move->names);
   free(move);
   c->flags &= ~(uint32_t)RILLE_CONN_REGISTERED;
   int back = rille_conn_attach(c);
@@ -154,6 +157,7 @@ static void discard(struct rille_move *move) {
   if (move->out) rille_linkbuffer_free(move->out);
   free((void *)(uintptr_t)move->timeouts);
   free(move->shaper);
+  rille_binding_discard(move->names);
   rille_listener_lose(move->to, &move->peer);
   free(move);
 }
@@ -195,6 +199,7 @@ static void deliver(rille_loop *loop, const rille_message *m) {
   }
   rille_state *state = c->state;
   if (!rille_state_emit(state, RILLE_EVENT_MOVE, c->slot, 0)) {
+    rille_binding_discard(move->names);
     free(move);
     rille_conn_free(c);
     return;
@@ -205,6 +210,8 @@ static void deliver(rille_loop *loop, const rille_message *m) {
   state->last_move = move;
   int err = rille_conn_attach(c);
   if (err < 0) rille_conn_fail(c, err);
+  rille_binding_arrive(c, move->names);
+  move->names = NULL;
   rille_conn_mark_dirty(c);
 }
 

@@ -3,7 +3,6 @@
  */
 #include "io.h"
 
-#include "address.h"
 #include "linkbuffer.h"
 
 #include <stdio.h>
@@ -16,7 +15,7 @@ static const char *const names[] = {
     [RILLE_IO_TRUNCATE] = "truncate", [RILLE_IO_FILE_STAT] = "stat",      [RILLE_IO_COMMIT] = "commit",
     [RILLE_IO_CLOSE] = "close",       [RILLE_IO_READ_FILE] = "read_file", [RILLE_IO_STAT] = "stat",
     [RILLE_IO_LIST] = "list",         [RILLE_IO_MKDIR] = "mkdir",         [RILLE_IO_REMOVE] = "remove",
-    [RILLE_IO_RENAME] = "rename",     [RILLE_IO_LOOK_UP] = "look_up",
+    [RILLE_IO_RENAME] = "rename",
 };
 
 /* ---- life ------------------------------------------------------------------------------------------------------ */
@@ -82,20 +81,8 @@ int rille_io_fail(rille_io *io, const char *what, int error_number) {
   return rille_err_from_errno(error_number);
 }
 
-static void look_up(rille_io *io) {
-  rille_address address;
-  io->result.err = rille_address_parse(io->path, &address, io->result.message, sizeof io->result.message);
-  if (io->result.err) return;
-  io->result.message[0] = '\0';
-  io->block = rille_block_take(RILLE_ADDRESS_TEXT_MAX);
-  if (io->block)
-    io->result.size = (double)rille_address_format(&address, (char *)io->block->data, RILLE_ADDRESS_TEXT_MAX);
-  else io->result.err = RILLE_ERR_NO_MEMORY;
-}
-
 void rille_io_run(rille_io *io) {
   if (io->spawn) rille_spawn_run(io->spawn, &io->result);
-  else if (io->op == RILLE_IO_LOOK_UP) look_up(io);
   else if (io->op <= RILLE_IO_CLOSE) io->result.err = rille_file_run(io);
   else io->result.err = rille_fs_run(io);
   if (io->buffer) rille_linkbuffer_free(io->buffer); /* the blocks go back as soon as they can */

@@ -4,6 +4,7 @@
 #include "loop.h"
 
 #include "cpu.h"
+#include "dialer.h"
 #include "http.h"
 #include "listener.h"
 #include "log.h"
@@ -111,6 +112,8 @@ void rille_loop_free(rille_loop *loop) {
     if (loop->states[i]) rille_state_free(loop->states[i]);
   }
   rille_udp_end_loop(loop);
+  rille_dial_end_loop(loop);
+  rille_binding_end_loop(&loop->bindings);
   for (uint32_t i = 0; i < loop->slab_count; i++) free(loop->slabs[i]);
   for (uint32_t i = 0; i < loop->watch_slab_count; i++) free(loop->watch_slabs[i]);
   rille_topic_end(&loop->subscriptions);
@@ -233,6 +236,7 @@ void rille_loop_bury(rille_loop *loop) {
 void rille_loop_evict(rille_loop *loop, rille_state *state) {
   rille_watch_evict(loop, state);
   rille_udp_evict(loop, state);
+  rille_dial_evict(loop, state);
   for (uint32_t slot = 0; slot < loop->slab_count * RILLE_CONN_SLAB; slot++) {
     rille_conn *c = rille_conn_at(loop, slot);
     if (c && c->state == state) rille_conn_free(c);
@@ -266,6 +270,8 @@ static void ready(rille_loop *loop, const struct epoll_event *event) {
   }
   case RILLE_TAG_WATCH: rille_watch_ready(loop, (uint32_t)data, epoch, event->events); break;
   case RILLE_TAG_UDP: rille_udp_ready(loop, (uint32_t)data, epoch, event->events); break;
+  case RILLE_TAG_DIAL: rille_dial_ready(loop, (uint32_t)data, epoch); break;
+  case RILLE_TAG_DNS: rille_resolver_ready(loop, (uint32_t)data, epoch, event->events); break;
   case RILLE_TAG_WAKE: hear(loop); break;
   }
 }
@@ -293,6 +299,7 @@ static void run_timers(rille_loop *loop) {
   rille_wheel_advance(&loop->wheel, now, conn_fired, loop);
   rille_wheel_advance(&loop->task_wheel, now, watch_fired, loop);
   rille_udp_timers(loop);
+  rille_dial_timers(loop);
   if (loop->tick_at_ms && now >= loop->tick_at_ms) {
     loop->tick_at_ms = 0;
     if (loop->worked) housekeep(loop);
@@ -314,6 +321,7 @@ static int wait_ms(rille_loop *loop) {
   if (loop->worked && !loop->tick_at_ms) loop->tick_at_ms = now_ms(loop) + TICK_MS;
   uint64_t next = sooner(rille_wheel_next(&loop->wheel), rille_wheel_next(&loop->task_wheel));
   next = sooner(next, sooner(revive_at_ms, rille_udp_next(loop)));
+  next = sooner(next, rille_dial_next(loop));
   if (loop->tick_at_ms) next = sooner(next, loop->tick_at_ms);
   next = sooner(next, loop->mend_at_ms);
   if (loop->is_stopping) next = sooner(next, loop->drain_look_ms);

@@ -9,6 +9,7 @@
 #define RILLE_LOOP_H
 
 #include "balance.h"
+#include "binding.h"
 #include "block.h"
 #include "group.h"
 #include "conn.h"
@@ -39,7 +40,15 @@ enum {
 };
 
 /* What an epoll registration points at; the top byte of its data. */
-enum rille_tag { RILLE_TAG_CONN, RILLE_TAG_LISTENER, RILLE_TAG_WATCH, RILLE_TAG_WAKE, RILLE_TAG_UDP };
+enum rille_tag {
+  RILLE_TAG_CONN,
+  RILLE_TAG_LISTENER,
+  RILLE_TAG_WATCH,
+  RILLE_TAG_WAKE,
+  RILLE_TAG_UDP,
+  RILLE_TAG_DIAL,
+  RILLE_TAG_DNS
+};
 
 /* A descriptor a task waits for, or a timer of a task; see watch.c. */
 typedef struct rille_watch {
@@ -85,6 +94,9 @@ struct rille_loop {
   rille_subscriptions subscriptions;
 
   struct rille_udp_side *udp; /* owned; NULL while there are no datagram sockets */
+
+  struct rille_dial_side *dials; /* owned; NULL while nothing was dialed or looked up */
+  rille_bindings bindings;
 
   struct rille_http *exchanges; /* free ones */
   uint32_t exchange_count;

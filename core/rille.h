@@ -49,9 +49,10 @@ enum rille_err {
   RILLE_ERR_SYSTEM = -24, /* any other errno */
   RILLE_ERR_EXISTS = -25,
   RILLE_ERR_NOT_A_NUMBER = -26,
-  RILLE_ERR_NOT_A_LIST = -27, /* "value not a list" */
-  RILLE_ERR_A_LIST = -28,     /* "value is a list" */
-  RILLE_ERR_LAST = -28
+  RILLE_ERR_NOT_A_LIST = -27,     /* "value not a list" */
+  RILLE_ERR_A_LIST = -28,         /* "value is a list" */
+  RILLE_ERR_SERVER_FAILURE = -29, /* of DNS: its servers cannot answer, or what they answer cannot be read */
+  RILLE_ERR_LAST = -29
 };
 
 /* static; the text scripts see ("short", "too large", ...); never NULL */
@@ -199,6 +200,7 @@ enum rille_event_kind {
   RILLE_EVENT_SESSION,    /* slot: of the session; arg: enum rille_session_event */
   RILLE_EVENT_UDP,        /* slot: of the socket; the parked receive may try again */
   RILLE_EVENT_STREAM,     /* slot: its token; arg: enum rille_stream_side, there is room or output */
+  RILLE_EVENT_DIAL,       /* slot: its token; rille_dial_take or rille_resolve_count */
   RILLE_EVENT_CONSOLE,    /* code of the console: rille_console_take */
   RILLE_EVENT_MIGRATE, /* another generation gets its messages: rille_conn_hand_on; arg 1: what holds it is to let go */
   RILLE_EVENT_CHANGE,  /* of generations; arg: enum rille_change_kind */
@@ -485,10 +487,12 @@ int rille_log_take(char *to, double max);
 void rille_log_count(rille_log_counts *out);
 
 #include "rille_accept.h"
+#include "rille_binding.h"
 #include "rille_chunk.h"
 #include "rille_codec.h"
 #include "rille_conn.h"
 #include "rille_control.h"
+#include "rille_dial.h"
 #include "rille_dict.h"
 #include "rille_encoding.h"
 #include "rille_file_watch.h"

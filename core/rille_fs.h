@@ -33,8 +33,7 @@ enum rille_io_op {
   RILLE_IO_LIST,   /* path. Gives a letter ("f", "d", "l", "o") and a name with a NUL behind for each entry, sorted */
   RILLE_IO_MKDIR,  /* path, a: permission bits, b: 1 with what is missing above it */
   RILLE_IO_REMOVE, /* path, of a file or an empty folder */
-  RILLE_IO_RENAME, /* path, other */
-  RILLE_IO_LOOK_UP /* path: a URL. Gives one that names no host */
+  RILLE_IO_RENAME  /* path, other */
 };
 
 enum rille_file_mode {

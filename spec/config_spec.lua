@@ -67,7 +67,9 @@ describe("the configuration", function()
       }
       assert.same({
         loops = 1, processes = 1, drain_timeout = 30, dev = false, log = { level = "info", format = "logfmt" },
-        limits = { turn_time = 0.001, processes = 256 }, io = { workers = 4, queue = 4096, timeout = 60 },
+        limits = { turn_time = 0.001, processes = 256, bindings = 1048576 }, io = { workers = 4, queue = 4096, timeout = 60 },
+        dial = { timeout = 10, max = 10000 },
+        dns = { servers = {}, timeout = 2, tries = 3, cache = 1000, negative = 60, hosts = "/etc/hosts", resolv_conf = "/etc/resolv.conf" },
         timeouts = timeouts, reload = reload, dicts = {}, pools = {}, workers_timeout = 2,
         debug = { leaks = "off", sample = 100 },
         stall_after = 1, control = { enabled = true }, metrics = { max = 1000, series = 1000 }, file = folder .. "/conf/rille.lua",

@@ -11,6 +11,7 @@ local codecs = require "rille.codec"
 local concurrency = require "rille.concurrency"
 local conn = require "rille.conn"
 local coroutines = require "rille.coroutine"
+local dial = require "rille.dial"
 local dispatch = require "rille.dispatch"
 local leaks = require "rille.leaks"
 local listener = require "rille.listener"
@@ -20,6 +21,7 @@ local offload = require "rille.offload"
 local pool = require "rille.pool"
 local process = require "rille.process"
 local requests = require "rille.io"
+local resolve = require "rille.resolve"
 local script = require "rille.script"
 local state = require "rille.state"
 local stream = require "rille.stream"
@@ -49,6 +51,8 @@ function boot.attach(loop, handle, plan)
   state.is_dev = plan.is_dev or false
   state.default_service = listener.service({}, { timeouts = { linger = plan.linger or 2 }, limits = plan.limits })
   requests.set_timeout(plan.io_timeout)
+  resolve.set_defaults(plan.dns)
+  dial.set_defaults(plan.dial)
   log.set_context(plan.label, plan.loop_id)
   leaks.begin()
   coroutines.install()
@@ -60,6 +64,8 @@ function boot.detach()
   stream.reset()
   requests.reset()
   process.reset()
+  resolve.reset()
+  dial.reset()
   task.reset()
   timer.reset()
   concurrency.reset()

@@ -154,13 +154,35 @@ local function check_names(servers)
   end
 end
 
+-- Servers of DNS, and words that stand between spaces for C.
+local function check_dns(dns)
+  for i, server in ipairs(dns.servers) do
+    local has_port = server:find("^[^:]*:%d+$") or server:find("^%[.*%]:%d+$")
+    local url = has_port and server or (server:find("^[^%[].*:") and "[" .. server .. "]" or server) .. ":53"
+    local C = require "rille.core"
+    local is_name = not url:find("^[%d.]+:") and not url:find("^%[")
+    if is_name or require("rille.config.address")("udp://" .. url) or C.rille_address_needs_lookup("udp://" .. url) == 1 then
+      return { "servers", i }, ('got %s; expected an address such as "192.0.2.1", "127.0.0.1:5353" or "[::1]:53"'):format(
+        check.shown(server))
+    end
+    dns.servers[i] = url
+  end
+  for i, domain in ipairs(dns.search or {}) do
+    if domain == "" or domain:find("[%s%c]") or #domain > 255 then
+      return { "search", i }, ('got %s; expected a domain such as "example.com"'):format(check.shown(domain))
+    end
+  end
+end
+
 -- What no single key can tell.
 local function check_together(conf)
   for name, one in pairs(conf.pools) do
     if is_small(one.memory) then return { "pools", name, "memory" }, small_memory(one.memory) end
   end
   if conf.workers and is_small(conf.workers.memory) then return { "workers", "memory" }, small_memory(conf.workers.memory) end
-  local path, problem = check_reload(conf.reload)
+  local path, problem = check_dns(conf.dns)
+  if path then return { "dns", unpack(path) }, problem end
+  path, problem = check_reload(conf.reload)
   if not path then path, problem = check_names(conf.servers) end
   if path then return path, problem end
   if conf.pools.io then return { "pools", "io" }, "is the pool of rille.fs; set io" end
@@ -203,6 +225,18 @@ function config.server(settings, where)
   if server and not path then path, problem = check_server(server, 1, 1) end
   if path then return nil, message_of(where, path, problem) end
   return server
+end
+
+-- A section of the top level by itself, given in a call. The normalized table, or nil, message.
+function config.section(name, given, where)
+  local keys
+  for _, entry in ipairs(defaults.top) do
+    if entry.name == name then keys = entry.keys end
+  end
+  local section, path, problem = check.run(given, keys, { is_library = true })
+  if section and name == "dns" then path, problem = check_dns(section) end
+  if path then return nil, message_of(where, { name, unpack(path) }, problem) end
+  return section
 end
 
 -- What is wrong between the keys of a checked configuration whose values were replaced since; nil: nothing.

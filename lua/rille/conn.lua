@@ -31,6 +31,8 @@ local objects = setmetatable({}, { __mode = "v" }) -- by slot; a table lives whi
 -- By slot; those with something a script put there. Only written: that is what keeps them alive.
 local pinned = {} -- luacheck: ignore 241
 
+local holders = {} -- by slot: who counts the connection
+
 local LOW_WATER_HALF = 2 ^ 32 - 1
 local CONCURRENCY_MAX = 1024
 
@@ -104,8 +106,10 @@ end
 
 -- A connection made by the script itself, from a pointer of rille_conn_adopt or rille_conn_pair. Without on_request nobody but the script
 -- can close it, so losing its table does.
-function M.own(p)
+-- holder: its left() is called when the connection is over.
+function M.own(p, holder)
   local self = wrap(p, state.services[C.rille_conn_service(p)])
+  if holder then holders[self._slot] = holder end
   local id, run = self.id, state.services -- a table of each run's own; the next run's loop may stand at the same address
   rawset(self, "_guard", ffi.gc(ffi.new("char[1]"), function()
     if state.loop and state.services == run then C.rille_conn_abandon(state.loop, id) end
@@ -120,6 +124,11 @@ function M.forget(self, err)
   rawset(self, "_error", err or "closed")
   rawset(self, "_guard", nil)
   objects[slot], pinned[slot] = nil, nil
+  local holder = holders[slot]
+  if holder then
+    holders[slot] = nil
+    holder:left()
+  end
   conn_read.forget(slot)
   conn_write.forget(slot)
 end
@@ -132,6 +141,7 @@ function M.reset()
     rawset(self, "_guard", nil)
   end
   objects, pinned = setmetatable({}, { __mode = "v" }), {} -- luacheck: ignore 331
+  holders = {}
   conn_read.reset()
   conn_write.reset()
 end

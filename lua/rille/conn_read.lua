@@ -69,6 +69,19 @@ end
 
 M.park = park
 
+-- The running task waits for this one among others, see select.lua; what rille_conn_want said is RILLE_PARK.
+function M.watch(self)
+  readers[self._slot] = task.current() or false
+end
+
+-- Whether it did, until now or until the event that ended its park.
+function M.unwatch(self)
+  local slot = self._slot
+  if not slot then return false end
+  readers[slot] = false
+  return true
+end
+
 -- ---- methods ---------------------------------------------------------------------------------------------------
 
 local function check_size(n, name)

@@ -260,6 +260,32 @@ local io = {
     about = "that a task waits for such a call, if it does not say itself; then `\"timeout\"`. 0: none" },
 }
 
+local dns = {
+  { name = "servers", type = "lines", default = {},
+    about = "whom to ask: `\"192.0.2.1\"`, `\"127.0.0.1:5353\"`, `\"[::1]:53\"`; without: those of `resolv_conf`" },
+  { name = "timeout", type = "seconds", default = "2s", min = "10ms", max = "1m",
+    about = "for the first answer of a server; each further round waits longer" },
+  { name = "tries", type = "count", default = 3, min = 1, max = 10,
+    about = "rounds of questions to the servers; then `\"timeout\"`" },
+  { name = "search", type = "lines",
+    about = "domains that short names are looked up in; `{}`: none; without: those of `resolv_conf`" },
+  { name = "cache", type = "count", default = 1000, min = 0, max = 1000000,
+    about = "answers that each loop keeps, for as long as they say; 0: none" },
+  { name = "negative", type = "seconds", default = "60s", min = 0, max = "1h",
+    about = "the longest that \"there is no such name\" is kept" },
+  { name = "hosts", type = "string", default = "/etc/hosts", min = 0, max = 4095,
+    about = "a file of names and addresses that come first; `\"\"`: none" },
+  { name = "resolv_conf", type = "string", default = "/etc/resolv.conf", min = 1, max = 4095,
+    about = "where the system says whom to ask" },
+}
+
+local dial = {
+  { name = "timeout", type = "seconds", default = "10s", min = 0, max = TIME_MAX,
+    about = "for a `rille.dial` in all, its name included, if it does not say itself; 0: none" },
+  { name = "max", type = "count", default = 10000, min = 1, max = 1000000,
+    about = "connects and look-ups that are under way on a loop; then a connect is `\"full\"`" },
+}
+
 local control = {
   { name = "enabled", type = "boolean", default = true,
     about = "there is one; `control = false` is short for this" },
@@ -288,6 +314,8 @@ local limits = {
     about = "how long one connection is served in a turn while others wait" },
   { name = "processes", live = "process", type = "count", default = 256, min = 1, max = 65536,
     about = "that scripts have started and that run, of all loops; then `\"full\"`" },
+  { name = "bindings", live = "process", type = "count", default = 1048576, min = 1, max = 100000000,
+    about = "keys of `rille.bind`, of all loops; then `\"full\"`" },
 }
 
 return {
@@ -313,6 +341,8 @@ return {
     { name = "log", type = "table", keys = log, about = "the log" },
     { name = "limits", type = "table", keys = limits, about = "of a loop, and of the process" },
     { name = "io", type = "table", keys = io, about = "the worker pool of `rille.fs`" },
+    { name = "dns", live = "generation", type = "table", keys = dns, about = "how names are looked up" },
+    { name = "dial", live = "generation", type = "table", keys = dial, about = "connections that scripts open" },
     { name = "control", live = false, type = "table", keys = control, switch = "enabled",
       about = "the socket that `rille status` and its like ask; `false`: none" },
     { name = "debug", live = "process", type = "table", keys = debugging, about = "what costs time and is not for every day" },

@@ -9,6 +9,7 @@ local conn_read = require "rille.conn_read"
 local conn_write = require "rille.conn_write"
 local errors = require "rille.errors"
 local generation = require "rille.generation"
+local dial_event = require("rille.resolve").event
 local receive_io = require("rille.io").receive
 local receive_call = require("rille.pool").receive
 local receive_post = require("rille.post").receive
@@ -35,7 +36,7 @@ local EVENT_POST, EVENT_ACCEPT, EVENT_JOB = C.RILLE_EVENT_POST, C.RILLE_EVENT_AC
 local EVENT_BALANCE = C.RILLE_EVENT_BALANCE
 local EVENT_DATAGRAM, EVENT_SESSION, EVENT_UDP = C.RILLE_EVENT_DATAGRAM, C.RILLE_EVENT_SESSION, C.RILLE_EVENT_UDP
 local EVENT_MOVE = C.RILLE_EVENT_MOVE
-local EVENT_STREAM = C.RILLE_EVENT_STREAM
+local EVENT_STREAM, EVENT_DIAL = C.RILLE_EVENT_STREAM, C.RILLE_EVENT_DIAL
 local EVENT_START, EVENT_STOP, EVENT_END = C.RILLE_EVENT_START, C.RILLE_EVENT_STOP, C.RILLE_EVENT_END
 local EVENT_CONSOLE = C.RILLE_EVENT_CONSOLE
 local EVENT_MIGRATE, EVENT_CHANGE, EVENT_RELOAD = C.RILLE_EVENT_MIGRATE, C.RILLE_EVENT_CHANGE, C.RILLE_EVENT_RELOAD
@@ -191,6 +192,8 @@ local function rare_event(kind, slot, arg)
     return receive_moved(slot)
   elseif kind == EVENT_STREAM then
     return stream_event(slot, arg)
+  elseif kind == EVENT_DIAL then
+    return dial_event(slot)
   elseif kind == EVENT_CONSOLE then
     return require("rille.console").receive()
   elseif kind == EVENT_MIGRATE then

@@ -5,8 +5,8 @@ local ffi = require "ffi"
 local C = require "rille.core"
 local cidr = require "rille.cidr"
 local errors = require "rille.errors"
-local io = require "rille.io"
 local misuse = require "rille.misuse"
+local resolve = require "rille.resolve"
 local scheme = require "rille.config.scheme"
 local script = require "rille.script"
 local state = require "rille.state"
@@ -243,15 +243,14 @@ function M.view(listener)
   return setmetatable({ _p = listener._p, _run = listener._run, _is_http = listener._is_http }, View)
 end
 
--- The URL with the address in place of a name, which a worker has to look up. nil, err, message.
+-- The URL with the address in place of a name. nil, err, message.
 local function without_name(url, settings)
   local _, address = scheme.split(url, settings.protocol)
   local is_http = address ~= url
   if not task.current() or C.rille_address_needs_lookup(address) == 0 then return url end
-  local job, err, message = io.call(io.deadline(nil, "listen"), C.RILLE_IO_LOOK_UP, address)
-  if not job then return nil, err, message end
-  address = ffi.string(C.rille_io_bytes(job), C.rille_io_result_of(job).size)
-  io.drop(job)
+  local err, message
+  address, err, message = resolve.numeric(address)
+  if not address then return nil, err, message end
   return is_http and scheme.http(address) or address
 end
 

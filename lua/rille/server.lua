@@ -85,6 +85,7 @@ end
 local function make_shared(conf)
   C.rille_processes_limit(conf.limits.processes)
   C.rille_pools_set_patience(conf.workers_timeout * 1000)
+  C.rille_binding_set_max(conf.limits.bindings)
   requests.make(conf.io)
   leaks.configure(conf.debug)
   return dict.make_all(conf.dicts)
@@ -301,7 +302,7 @@ local function run_here(conf, label, setup, is_served)
   end
   boot.attach(loop, handle, {
     label = label, generation = 1, loop_id = 1, loop_count = 1, linger = conf.timeouts.linger, is_host = true,
-    io_timeout = conf.io.timeout, is_dev = conf.dev,
+    io_timeout = conf.io.timeout, is_dev = conf.dev, dns = conf.dns, dial = conf.dial,
   })
   local path, cpath = package.path, package.cpath
   local is_set_up, status

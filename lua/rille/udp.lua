@@ -7,6 +7,7 @@ local C = require "rille.core"
 local Slice = require "rille.slice"
 local errors = require "rille.errors"
 local misuse = require "rille.misuse"
+local resolve = require "rille.resolve"
 local script = require "rille.script"
 local state = require "rille.state"
 local task = require "rille.task"
@@ -200,6 +201,11 @@ local function check_options(opts)
 end
 
 local function open(self, url, settings)
+  local err, message
+  if url then
+    url, err, message = resolve.numeric(url)
+    if not url then return nil, err, message end
+  end
   local options = require("rille.listener").options(settings)
   local p = C.rille_udp_open(state.handle, url or "", options, err_box, text_box, 512)
   if p == nil then return nil, text[-err_box[0]], to_string(text_box) end
@@ -209,7 +215,7 @@ local function open(self, url, settings)
     if state.loop and state.services == run then C.rille_udp_abandon(state.loop, slot, epoch) end
   end)
   if settings.multicast then
-    local message = M.join_all(p, settings.multicast)
+    message = M.join_all(p, settings.multicast)
     if message then
       self:close()
       return nil, "invalid argument", message
@@ -276,6 +282,11 @@ function Socket:connect(url)
   url = whole(url, "connect")
   if self._calls then return put_off(self, "connect", url) end
   if not p then return nil, "closed" end
+  local err, message
+  url, err, message = resolve.numeric(url)
+  if not url then return nil, err, message end
+  p = held(self) -- it may have been closed meanwhile
+  if not p then return nil, "closed" end
   text_box[0] = 0
   local code = C.rille_udp_connect(p, url, text_box, 512)
   if code == 0 then return true end
@@ -300,6 +311,14 @@ function Socket:send_to(x, to)
   end
   local url = whole(getmetatable(to) == UnixPeer and to.url or to, "send_to")
   if not p then return nil, "closed" end
+  if C.rille_address_needs_lookup(url) == 1 then
+    local err, message
+    url, err, message = resolve.numeric(url)
+    if not url then return nil, err, message end
+    p = held(self) -- it may have been closed meanwhile
+    if not p then return nil, "closed" end
+    bytes, size, block = bytes_of(x, "send_to")
+  end
   return result(C.rille_udp_send_url(p, url, bytes, size, block))
 end
 

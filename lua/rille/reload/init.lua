@@ -340,6 +340,8 @@ function reload.main(loop_address, state_address, bytes)
     { label = LABEL, generation = 1, loop_id = 0, loop_count = 0, io_timeout = plan.conf.io.timeout })
   vm.seed()
   _G.print = vm.print_to_log
+  -- now, and not when descriptors may be short
+  for _, name in ipairs { "deploy", "watch", "conf", "groups", "live" } do require("rille.reload." .. name) end
   dispatch.on_start = function() return begin(plan, handle) end
   dispatch.on_note = function() return task.call(take_notes, handle) end
   script.on_error(begin, "reload", function() log.error("reloading is not possible") end)

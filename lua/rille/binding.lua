@@ -1,0 +1,59 @@
+-- binding: keys of a script's own for connections, such as "device:42", found from any loop of the process. core/binding.c has the table.
+
+local C = require "rille.core"
+local conn = require "rille.conn"
+local errors = require "rille.errors"
+local gone = require("rille.conn_read").gone
+local misuse = require "rille.misuse"
+local post = require "rille.post"
+local state = require "rille.state"
+
+local text = errors.text
+
+local M = {}
+
+local function check_key(key, name)
+  if type(key) ~= "string" then misuse("bad argument #1 to '%s' (a string expected, got %s)", name, type(key)) end
+  if #key < 1 or #key > C.RILLE_BINDING_KEY_MAX then
+    misuse("bad argument #1 to '%s' (a key of 1 to %d bytes expected, got %d)", name, C.RILLE_BINDING_KEY_MAX, #key)
+  end
+end
+
+local function check_conn(x, name)
+  local metatable = type(x) == "table" and getmetatable(x)
+  if not metatable or metatable.__index ~= conn.Conn then
+    misuse("bad argument #2 to '%s' (a connection of this loop expected, got %s)", name, type(x))
+  end
+  return x._p
+end
+
+-- rille.bind(key, conn): the key is this connection's from now on, whoever had it before, until it ends. True, or nil, err: "closed",
+-- "full".
+function M.bind(key, x)
+  state.need_loop("bind")
+  check_key(key, "bind")
+  local p = check_conn(x, "bind")
+  if not p then return gone(x) end
+  local code = C.rille_binding_set(p, key, #key)
+  if code ~= 0 then return nil, text[-code] end
+  return true
+end
+
+-- rille.unbind(key, conn): false when the key is not this connection's (any more).
+function M.unbind(key, x)
+  state.need_loop("unbind")
+  check_key(key, "unbind")
+  local p = check_conn(x, "unbind")
+  return p and C.rille_binding_clear(p, key, #key) == 1 or false
+end
+
+-- rille.lookup(key): as rille.connection(id), of any loop; or nil, "not found".
+function M.lookup(key)
+  state.need_loop("lookup")
+  check_key(key, "lookup")
+  local id = C.rille_binding_find(key, #key)
+  if id == 0 then return nil, "not found" end
+  return post.connection(id)
+end
+
+return M

@@ -1,0 +1,199 @@
+-- dial: connections that a script opens. core/dialer.c looks names up and connects; a dialed connection is one that the
+-- script reads by itself, until it has an on_request. docs/dial.md describes it.
+
+local ffi = require "ffi"
+
+local C = require "rille.core"
+local conn = require "rille.conn"
+local errors = require "rille.errors"
+local misuse = require "rille.misuse"
+local resolve = require "rille.resolve"
+local scheme = require "rille.config.scheme"
+local state = require "rille.state"
+local timer = require "rille.timer"
+
+local text = errors.text
+local PARK = C.RILLE_PARK
+
+local M = {}
+
+local err_box = ffi.new("int[1]")
+local message_box = ffi.new("char[?]", 1024)
+
+local URL_MAX = 511
+
+local conf = { timeout = 10, max = 10000 } -- `dial` of the configuration
+
+function M.set_defaults(settings)
+  if settings then conf = settings end
+end
+
+-- ---- options ---------------------------------------------------------------------------------------------------
+
+local KINDS = { timeout = "number", bind = "string", nodelay = "boolean", keepalive = "number", max = "number", dns = "table" }
+-- Known, and not there yet.
+local PLANNED = { tls = "TLS", pool = "pools of connections" }
+
+local function check(opts, what)
+  if type(opts) ~= "table" then misuse("bad argument to '%s' (a table expected, got %s)", what, type(opts)) end
+  for key, value in pairs(opts) do
+    if not PLANNED[key] then
+      local kind = KINDS[key]
+      if not kind then misuse("rille.%s has no option '%s': docs/dial.md lists them", what, tostring(key)) end
+      if type(value) ~= kind and not (key == "keepalive" and value == false) then
+        misuse("rille.%s: %s is a %s, got %s", what, key, kind, type(value))
+      end
+    end
+  end
+  if opts.timeout then timer.seconds(opts.timeout, what) end
+  local max, keepalive = opts.max, opts.keepalive or 1
+  if max and not (max >= 1 and max % 1 == 0) then misuse("rille.%s: max is a whole number from 1, got %s", what, tostring(max)) end
+  if not (keepalive >= 1 and keepalive <= 32767) then
+    misuse("rille.%s: keepalive takes seconds from 1 to 32767, or false, got %s", what, tostring(keepalive))
+  end
+end
+
+-- "127.0.0.1", "[::1]:4000" as a URL, whose port may be the kernel's choice.
+local function bound(address)
+  if address:find("://", 1, true) or address:find("^unix") then return address end
+  if address:find(":", 1, true) and address:sub(1, 1) ~= "[" and not address:find("^[^:]*:%d+$") then
+    address = "[" .. address .. "]"
+  end
+  if not address:find(":%d+$") or address:find("%]$") then address = address .. ":0" end
+  return "tcp://" .. address
+end
+
+local Dialer = {}
+Dialer.__index = Dialer
+
+local function make(opts)
+  local self = setmetatable({ open = 0, max = opts.max, opts = opts }, Dialer)
+  local options = ffi.new("rille_dial_options")
+  self.dns = resolve.checked(opts.dns, "rille.dialer")
+  self.bind = opts.bind and bound(opts.bind) or ""
+  options.resolver = self.dns.options
+  options.bind = self.bind
+  options.timeout_ms = (opts.timeout or conf.timeout) * 1000
+  options.max = conf.max
+  options.nodelay = opts.nodelay == false and 0 or 1
+  options.keepalive_s = opts.keepalive or 0
+  self.options = options
+  return self
+end
+
+-- rille.dialer([opts]): opts for every dial of it, and how many of its connections may be there at once.
+function M.dialer_of(opts)
+  state.need_loop("dialer")
+  if opts ~= nil then check(opts, "dialer") end
+  return make(opts or {})
+end
+
+-- ---- connecting ------------------------------------------------------------------------------------------------
+
+-- What a URL's scheme asks for beyond a plain connection. TLS plugs in here: it takes the connection that `open` has made.
+local ABOVE = { tls = "TLS", https = "TLS", wss = "TLS", http = "an HTTP client", ws = "a WebSocket client" }
+
+-- As much of a URL as a message holds, on one line.
+local function shown(url)
+  return (url:sub(1, 120):gsub("%c", "?"))
+end
+
+local function refused(url, opts)
+  for key, what in pairs(PLANNED) do
+    if opts[key] then return ("cannot dial %s: %s is not supported: there is no %s yet"):format(shown(url), key, what) end
+  end
+  local name = (url:match("^(%a[%w]*):") or ""):lower()
+  if ABOVE[name] and url:find("://", 1, true) then
+    return ("cannot dial %s: %s:// is not supported: there is no %s yet"):format(shown(url), name, ABOVE[name])
+  end
+end
+
+local function failed(url, code, message)
+  if message == "" then message = text[-code] end
+  if not message:find(shown(url), 1, true) then message = ("cannot dial %s: %s"):format(shown(url), message) end
+  return nil, text[-code], message
+end
+
+-- A connection, whose place is counted until it is over.
+local function take(self, p)
+  if not self.max then return conn.own(p) end
+  self.open = self.open + 1
+  return conn.own(p, self)
+end
+
+local function open(self, url)
+  local token = resolve.new_token()
+  local id = C.rille_dial_start(state.handle, url, self.options, token, message_box, 1024)
+  if id < 0 then return failed(url, id, ffi.string(message_box)) end
+  local p = C.rille_dial_take(state.default_service, id, err_box, message_box, 1024)
+  if p == nil and err_box[0] == PARK then
+    self.pending = (self.pending or 0) + 1
+    local ok, err = pcall(resolve.await, id, token)
+    self.pending = self.pending - 1
+    if not ok then error(err, 0) end
+    p = C.rille_dial_take(state.default_service, id, err_box, message_box, 1024)
+  end
+  if p == nil then return failed(url, err_box[0], ffi.string(message_box)) end
+  return take(self, p)
+end
+
+-- Datagrams have no connection to wait for: a socket that is connected.
+local function open_datagrams(self, url)
+  local udp = require "rille.udp"
+  local address, err, message = resolve.numeric(url, self.dns)
+  if not address then return nil, err, message end
+  local options = self.opts.bind and { self.bind:gsub("^tcp", "udp", 1) } or {}
+  local socket
+  socket, err, message = udp.open(options[1])
+  if not socket then return nil, err, message end
+  local ok
+  ok, err, message = socket:connect(address)
+  if ok then return socket end
+  socket:close()
+  return nil, err, message
+end
+
+-- A connection; or nil, err, message.
+function Dialer:dial(url)
+  resolve.need_task("dial")
+  if type(url) ~= "string" then misuse("bad argument #1 to 'dial' (an address expected, got %s)", type(url)) end
+  if #url > URL_MAX or url:find("%z") then
+    return nil, "bad address", ("cannot dial %s: an address has at most %d bytes, none of them 0"):format(shown(url), URL_MAX)
+  end
+  local problem = refused(url, self.opts)
+  if problem then return nil, "not supported", problem end
+  if self.max and self.open + (self.pending or 0) >= self.max then
+    return nil, "full", ("cannot dial %s: %d connections of this dialer are open"):format(shown(url), self.max)
+  end
+  if scheme.is_datagram(url) then return open_datagrams(self, url) end
+  return open(self, url)
+end
+
+-- One of its connections is over; conn.lua calls this.
+function Dialer:left()
+  self.open = self.open - 1
+end
+
+-- { open =, pending = }: connections of a dialer that has a max, and connects under way.
+function Dialer:stats()
+  return { open = self.open, pending = self.pending or 0 }
+end
+
+local plain -- the dialer without options
+
+-- rille.dial(url[, opts])
+function M.dial(url, opts)
+  if opts == nil then
+    plain = plain or make {}
+    return plain:dial(url)
+  end
+  check(opts, "dial")
+  if opts.max then misuse("rille.dial: max is for the connections of a rille.dialer") end
+  return make(opts):dial(url)
+end
+
+function M.reset()
+  plain = nil
+end
+
+return M
