@@ -17,6 +17,9 @@ supported_platforms = { "linux" }
 dependencies = {
   "lua >= 5.1, < 5.2", -- LuaJIT: the Makefile asks for its headers, the command for its interpreter
 }
+external_dependencies = {
+  OPENSSL = { header = "openssl/ssl.h", library = "ssl" },
+}
 test_dependencies = {
   "busted",
   "lua-cjson", -- the library itself does without
