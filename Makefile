@@ -39,8 +39,12 @@ WHOLE   := -flto=auto -ffat-lto-objects -fno-semantic-interposition
 HAS_LTO := $(shell echo 'int main(void) { return 0; }' | $(CC) -Werror $(WHOLE) -x c - -o /dev/null 2>/dev/null && echo yes)
 LTO      = $(if $(SANITIZE),,$(if $(HAS_LTO),$(WHOLE)))
 
+# libraries of the system
+PACKAGES = openssl
+LIBS     = $(shell $(PKG_CONFIG) --libs $(PACKAGES))
+
 C_FLAGS = -std=c11 -D_GNU_SOURCE -pthread -fPIC -fvisibility=hidden -Wall -Wextra -Wshadow -Wconversion \
-          -I$(LUAJIT_INC) $(CARES_INC) $(CFLAGS) $(SANITIZE)
+          -I$(LUAJIT_INC) $(CARES_INC) $(shell $(PKG_CONFIG) --cflags $(PACKAGES)) $(CFLAGS) $(SANITIZE)
 OBJECTS = $(patsubst core/%.c,$(BUILD)/core/%.o,$(wildcard core/*.c)) $(BUILD)/cdef.o
 C_TESTS = $(patsubst spec/c/%.c,$(BUILD)/spec/%,$(wildcard spec/c/*_test.c))
 C_TOOLS = $(patsubst spec/c/%.c,$(BUILD)/spec/%,$(wildcard spec/c/*_tool.c))
@@ -65,7 +69,7 @@ core: $(CORE)
 
 $(CORE): $(OBJECTS)
 	@mkdir -p $(@D)
-	$(Q)$(CC) -shared -pthread $(CFLAGS) $(SANITIZE) $(LTO) -Wl,-Bsymbolic-functions -Wl,-z,nodelete,-z,now $(LDFLAGS) $^ $(CARES) -lm -o $@.new
+	$(Q)$(CC) -shared -pthread $(CFLAGS) $(SANITIZE) $(LTO) -Wl,-Bsymbolic-functions -Wl,-z,nodelete,-z,now $(LDFLAGS) $^ $(CARES) $(LIBS) -lm -o $@.new
 	@mv $@.new $@
 
 # core/export.h makes what rille.h declares visible; everything else stays inside the library.
@@ -90,7 +94,7 @@ $(BUILD)/flags: FORCE
 $(BUILD)/spec/%: spec/c/%.c $(OBJECTS)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(C_FLAGS) -fno-lto -Icore -MMD -MP $< $(OBJECTS) -rdynamic $(LDFLAGS) -lcmocka \
-	  $$($(PKG_CONFIG) --libs luajit) $(CARES) -lm -o $@
+	  $$($(PKG_CONFIG) --libs luajit) $(CARES) $(LIBS) -lm -o $@
 
 -include $(wildcard $(BUILD)/core/*.d $(BUILD)/spec/*.d)
 

@@ -5,7 +5,7 @@
 #include "listener.h"
 
 #include "balance.h"
-#include "conn.h"
+#include "conn_tls.h"
 #include "given.h"
 #include "log.h"
 #include "shaper.h"
@@ -101,6 +101,10 @@ static bool serve(rille_listener *l, int fd, const rille_peer *peer) {
   l->connections++;
   l->accepted++;
   l->loop->accepted++;
+  if (l->service->is_tls && !rille_conn_tls_accept(c)) {
+    rille_conn_free(c);
+    return true;
+  }
   rille_conn_start(c);
   return true;
 }

@@ -316,7 +316,7 @@ static int parse(request *r, rille_address *out) {
   }
   if (has_slashes) {
     return refuse(r, RILLE_ERR_BAD_ADDRESS,
-                  "unknown scheme; expected http, tcp, tcp4, tcp6, udp, udp4, udp6, unix or unixgram (tls, https, ws "
+                  "unknown scheme; expected http, https, tls, tcp, tcp4, tcp6, udp, udp4, udp6, unix or unixgram (ws "
                   "and wss are not supported yet)");
   }
   r->scheme = "tcp";

@@ -9,6 +9,7 @@
  */
 #include "conn.h"
 
+#include "conn_tls.h"
 #include "http.h"
 #include "listener.h"
 #include "log.h"
@@ -95,7 +96,8 @@ void rille_conn_start(rille_conn *c) {
   if (hooks & RILLE_HOOK_REQUEST) c->flags |= RILLE_CONN_SERVED;
   if (hooks & (RILLE_HOOK_PREPARE | RILLE_HOOK_CONNECT)) {
     c->flags |= RILLE_CONN_OPENING;
-    rille_state_emit(c->state, RILLE_EVENT_OPEN, c->slot, 0);
+    /* without on_prepare the state hears of it when TLS is open */
+    if (!c->tls || hooks & RILLE_HOOK_PREPARE) rille_state_emit(c->state, RILLE_EVENT_OPEN, c->slot, 0);
   }
   if (!(hooks & RILLE_HOOK_PREPARE)) rille_conn_admit(c);
 }
@@ -227,6 +229,7 @@ void rille_conn_drop_socket(rille_conn *c) {
   rille_topic_leave(c);
   rille_binding_leave(c);
   if (c->fd < 0) return;
+  if (c->tls) rille_conn_tls_leave_socket(c);
   if (c->flags & RILLE_CONN_SHARED && c->flags & RILLE_CONN_REGISTERED) rille_poller_remove(&c->loop->poller, c->fd);
   close(c->fd); /* takes it out of epoll too */
   c->fd = -1;
@@ -265,7 +268,7 @@ static void finish(rille_conn *c) {
 /* Output is out: is there input the peer sent that a plain close would answer with RST, taking our last bytes with it? */
 static bool has_unread_input(const rille_conn *c) {
   if (c->flags & RILLE_CONN_EOF || !(c->flags & RILLE_CONN_SOCKET)) return false;
-  if (c->flags & (RILLE_CONN_FULL | RILLE_CONN_PAUSED)) return true;
+  if (c->flags & (RILLE_CONN_FULL | RILLE_CONN_PAUSED) || (c->tls && c->tls->has_more)) return true;
   int waiting = 0;
   return ioctl(c->fd, FIONREAD, &waiting) == 0 && waiting > 0;
 }
@@ -305,8 +308,10 @@ void rille_conn_settle(rille_conn *c) {
     if (c->error) {
       rille_conn_drop_socket(c);
     } else if (rille_conn_output_len(c) == 0) {
-      if (c->flags & RILLE_CONN_CLOSING) end_closing(c);
-      else if (c->flags & RILLE_CONN_EOF && c->flags & RILLE_CONN_SERVED && quiet) rille_conn_drop_socket(c);
+      bool is_left = c->flags & RILLE_CONN_EOF && c->flags & RILLE_CONN_SERVED && quiet;
+      bool may_end = !c->tls || !(is_left || c->flags & RILLE_CONN_CLOSING) || rille_conn_tls_goodbye(c);
+      if (c->flags & RILLE_CONN_CLOSING && may_end) end_closing(c);
+      else if (is_left && may_end) rille_conn_drop_socket(c);
     }
   }
   /* One that a script reads by itself stays, socket or not, until the script closes it: there may be bytes left to read. */
@@ -337,6 +342,7 @@ void rille_conn_bury(rille_conn *c) {
   if (c->timeouts != &c->service->timeouts) free((void *)(uintptr_t)c->timeouts);
   free(c->shaper);
   rille_luggage_drop(&c->luggage);
+  if (c->tls) rille_conn_tls_free(c->tls);
   if (c->listener) rille_listener_left(c->listener, &c->peer);
   loop->conn_count--;
   c->state->conn_count--;
@@ -392,6 +398,13 @@ bool rille_conn_stop(rille_conn *c, bool force) {
     return true;
   }
   if (!(c->flags & (RILLE_CONN_SERVED | RILLE_CONN_CLOSING))) return false;
+  if (c->tls && c->tls->is_shaking && (c->tls->ssl || c->tasks > 0 || has_unread_input(c)))
+    return true; /* bounded by its time-out */
+  if (c->tls && c->tls->is_shaking && !(c->flags & RILLE_CONN_CLOSING)) {
+    c->reason = RILLE_ERR_SHUTDOWN;
+    rille_conn_tls_fail(c, RILLE_ERR_SHUTDOWN, "the server stops");
+    return true;
+  }
   if (c->service->stays)
     return c->is_http && rille_http_is_busy(c); /* its next request is welcome, but not waited for */
   bool is_quiet = c->tasks == 0 && !(c->flags & (RILLE_CONN_BUSY | RILLE_CONN_OPENING));

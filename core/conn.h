@@ -21,6 +21,7 @@ struct rille_http;
 struct rille_http_settings;
 struct rille_shaper;
 struct rille_subscription;
+struct rille_conn_tls;
 
 enum rille_conn_flag {
   RILLE_CONN_USED = 1 << 0,      /* the slot holds a connection */
@@ -57,7 +58,7 @@ enum rille_conn_flag {
 };
 
 typedef struct rille_timeouts {
-  uint32_t read_ms, write_ms, idle_ms, lifetime_ms, linger_ms; /* 0: none */
+  uint32_t read_ms, write_ms, idle_ms, lifetime_ms, linger_ms, handshake_ms; /* 0: none */
 } rille_timeouts;
 
 struct rille_conn {
@@ -93,6 +94,7 @@ struct rille_conn {
   struct rille_decoder *decoder; /* owned; comes with the first byte where the codec is the service's */
   uint32_t requests;             /* HTTP: heads so far */
   uint32_t shared_turn;          /* of the last message of a topic that went straight to the socket */
+  struct rille_conn_tls *tls;    /* owned; NULL: plain */
   rille_linkbuffer *in;
   rille_linkbuffer *out;
   size_t want;                              /* readable bytes the parked reader waits for */
@@ -123,8 +125,11 @@ struct rille_service {
   const struct rille_http_settings *http; /* owned; NULL: connections do not speak HTTP */
   struct rille_codec *codec;              /* a reference; NULL: input is not cut into frames */
   bool nodelay;
-  bool stays;           /* of a listener that accepts during a stop */
-  uint32_t keepalive_s; /* 0: off */
+  bool stays;            /* of a listener that accepts during a stop */
+  uint32_t keepalive_s;  /* 0: off */
+  struct rille_tls *tls; /* a reference; NULL: none */
+  bool is_tls;           /* connections begin with it */
+  bool asks_certificate; /* the script has on_certificate */
 
   /* loop thread */
   bool is_former; /* of a state that this one replaces; only listeners that nobody has asked for yet use it */
@@ -155,6 +160,9 @@ static inline uint32_t rille_user_timeout(uint32_t write_ms) {
 
 /* 1 when what came along is with the script, or nothing did */
 bool rille_conn_is_unpacked(const rille_conn *c);
+
+/* What is left to do for it is for the next turn. */
+bool rille_conn_is_put_off(const rille_conn *c);
 
 /* inside conn*.c and http*.c */
 int rille_conn_attach(rille_conn *c); /* to epoll; on an error the descriptor is as it was */

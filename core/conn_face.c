@@ -247,6 +247,7 @@ int rille_conn_shutdown(rille_conn *c) {
 int rille_conn_detach(rille_conn *c) {
   if (c->fd < 0 || c->flags & RILLE_CONN_CLOSING) return RILLE_ERR_CLOSED;
   if (rille_conn_output_len(c) > 0 || c->is_http) return RILLE_ERR_BUSY;
+  if (c->tls) return RILLE_ERR_NOT_SUPPORTED; /* who gets the descriptor has not the keys */
   int fd = c->fd;
   rille_topic_leave(c);
   rille_binding_leave(c);
@@ -279,6 +280,7 @@ static uint32_t *timeout_of(rille_timeouts *t, int setting) {
   case RILLE_SET_IDLE: return &t->idle_ms;
   case RILLE_SET_LIFETIME: return &t->lifetime_ms;
   case RILLE_SET_LINGER: return &t->linger_ms;
+  case RILLE_SET_HANDSHAKE: return &t->handshake_ms;
   default: return NULL;
   }
 }

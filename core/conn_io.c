@@ -5,6 +5,7 @@
  * before the end is. One read a turn: level-triggered epoll reports again what is left, after the others had theirs.
  */
 #include "codec.h"
+#include "conn_tls.h"
 #include "http.h"
 #include "log.h"
 #include "loop.h"
@@ -210,7 +211,8 @@ static inline __attribute__((always_inline)) bool receive_once(rille_conn *c, bo
 
   ssize_t got;
   do {
-    got = count == 1 ? read_some(c->fd, areas[0].iov_base, areas[0].iov_len) : readv(c->fd, areas, count);
+    if (__builtin_expect(c->tls != NULL, 0)) got = rille_conn_tls_read(c, areas, count);
+    else got = count == 1 ? read_some(c->fd, areas[0].iov_base, areas[0].iov_len) : readv(c->fd, areas, count);
   } while (got < 0 && errno == EINTR);
   if (got <= 0) {
     rille_linkbuffer_commit(c->in, 0);
@@ -298,7 +300,7 @@ static void note_blocked(rille_conn *c) {
 static inline __attribute__((always_inline)) ssize_t send_once(rille_conn *c, struct iovec *areas, int count,
                                                                size_t size) {
   ssize_t sent;
-  do sent = send_areas(c, areas, count);
+  do sent = __builtin_expect(c->tls != NULL, 0) ? rille_conn_tls_write(c, size) : send_areas(c, areas, count);
   while (sent < 0 && errno == EINTR);
   if (sent < 0) {
     if (errno != EAGAIN) {
@@ -324,6 +326,7 @@ ssize_t rille_conn_send_once(rille_conn *c, struct iovec *areas, int count, size
 int rille_conn_send(rille_conn *c) {
   if (c->fd < 0 || !c->out) return RILLE_OK;
   rille_linkbuffer_flush(c->out);
+  if (c->tls && c->tls->is_shaking) return RILLE_OK;
   struct iovec areas[AREAS_MAX];
   for (int i = 0; i < SENDS_A_TURN && !(c->flags & (RILLE_CONN_BLOCKED | RILLE_CONN_SHAPED)); i++) {
     int count = rille_linkbuffer_areas(c->out, areas, AREAS_MAX);
@@ -368,8 +371,8 @@ static ssize_t send_shared(rille_conn *c, const uint8_t *base, uint32_t size) {
 int rille_conn_share(rille_conn *c, rille_block *block, const uint8_t *base, uint32_t size) {
   static rille_cell always = {.epoch = 1}; /* the block is held by whoever calls this */
   bool is_first = c->shared_turn != (uint32_t)c->loop->turn;
-  bool is_direct =
-      is_first && rille_conn_output_len(c) == 0 && rille_conn_takes_output(c) && !(c->flags & RILLE_CONN_SHAPED);
+  bool is_direct = is_first && !c->tls && rille_conn_output_len(c) == 0 && rille_conn_takes_output(c) &&
+                   !(c->flags & RILLE_CONN_SHAPED);
   ssize_t sent = 0;
   if (is_direct) {
     c->shared_turn = (uint32_t)c->loop->turn;
@@ -393,6 +396,10 @@ int rille_conn_share(rille_conn *c, rille_block *block, const uint8_t *base, uin
 
 void rille_conn_ready(rille_conn *c, uint32_t events) {
   if (c->fd < 0) return;
+  if (c->tls && !(c->flags & RILLE_CONN_LINGERING)) {
+    events = rille_conn_tls_events(c, events);
+    if (!events) return;
+  }
   if (events & EPOLLOUT && c->flags & RILLE_CONN_BLOCKED) {
     c->flags &= ~(uint32_t)RILLE_CONN_BLOCKED;
     rille_conn_mark_dirty(c);
@@ -429,6 +436,7 @@ static void apply_interest(rille_conn *c) {
       !(c->flags & RILLE_CONN_EOF) && (c->flags & RILLE_CONN_LINGERING || !(c->flags & (HELD | RILLE_CONN_SHAPED)) ||
                                        (!(c->flags & HELD) && !rille_shaper_holds_input(c)));
   uint8_t interest = (uint8_t)((reads ? EPOLLIN : 0) | (c->flags & RILLE_CONN_BLOCKED ? EPOLLOUT : 0));
+  if (c->tls && !(c->flags & RILLE_CONN_LINGERING)) interest = rille_conn_tls_interest(c, interest);
   /* One that was taken out, see rille_conn_ready, goes back in even when paused: with no interest at all the end is still told. */
   if (interest == c->interest && c->flags & (RILLE_CONN_REGISTERED | RILLE_CONN_EOF | RILLE_CONN_FULL)) return;
   uint32_t events = interest | (interest & EPOLLIN ? (uint32_t)EPOLLRDHUP : 0);
@@ -443,6 +451,14 @@ static void apply_interest(rille_conn *c) {
   c->interest = interest;
 }
 
+/* What TLS holds: epoll does not know of it. Of one that has been read in this turn it waits for the next. */
+static void receive_rest(rille_conn *c) {
+  enum { HELD = RILLE_CONN_FULL | RILLE_CONN_PAUSED | RILLE_CONN_EOF | RILLE_CONN_LINGERING };
+  if (c->fd < 0 || c->error || c->flags & HELD) return;
+  if (c->tls->read_turn == (uint32_t)c->loop->turn) rille_conn_mark_dirty(c);
+  else receive(c, false, false);
+}
+
 void rille_conn_tidy(rille_conn *c) {
   c->flags &= ~(uint32_t)RILLE_CONN_DIRTY;
   if (c->flags & RILLE_CONN_DEAD) { /* freed while it stood on the dirty list */
@@ -452,15 +468,23 @@ void rille_conn_tidy(rille_conn *c) {
   }
   if (!(c->flags & RILLE_CONN_BLOCKED)) rille_conn_send(c);
   if (c->flags & RILLE_CONN_SHUT && !(c->flags & RILLE_CONN_SHUT_DONE) && rille_conn_output_len(c) == 0 && c->fd >= 0) {
-    shutdown(c->fd, SHUT_WR);
-    c->flags |= RILLE_CONN_SHUT_DONE;
+    if (!c->tls || rille_conn_tls_goodbye(c)) {
+      shutdown(c->fd, SHUT_WR);
+      c->flags |= RILLE_CONN_SHUT_DONE;
+    }
   }
   if (c->flags & RILLE_CONN_LEFT) {
     c->flags &= ~(uint32_t)RILLE_CONN_LEFT;
     rille_conn_input_changed(c);
   }
   rille_conn_settle(c);
-  if (!(c->flags & RILLE_CONN_FINISHED)) apply_interest(c);
+  if (c->flags & RILLE_CONN_FINISHED) return;
+  apply_interest(c);
+  if (c->tls && c->tls->has_more) receive_rest(c);
+}
+
+bool rille_conn_is_put_off(const rille_conn *c) {
+  return rille_conn_output_len(c) > 0 || (c->tls && c->tls->has_more && c->tls->read_turn == (uint32_t)c->loop->turn);
 }
 
 /* ---- trace ----------------------------------------------------------------------------------------------------- */

@@ -3,7 +3,7 @@
  * script keeps of it, through the mailbox. Here a husk without a socket stays until the handler that asked for it has returned;
  * there it begins as one that has just been accepted and prepared. See rille_conn.h.
  */
-#include "conn.h"
+#include "conn_tls.h"
 
 #include "listener.h"
 #include "log.h"
@@ -35,6 +35,7 @@ struct rille_move {
   const rille_timeouts *timeouts; /* NULL: the service's */
   rille_shaper *shaper;
   struct rille_bound *names;
+  struct rille_conn_tls *tls; /* owned */
   uint32_t high_water, low_water, read_size;
   uint32_t opened_ago, read_ago, written_ago; /* ms */
   size_t size;
@@ -54,7 +55,8 @@ static int check(const rille_conn *c, int tasks) {
   if (c->fd < 0 || c->error || c->flags & OVER) return RILLE_ERR_CLOSED;
   if (c->loop->is_stopping) return RILLE_ERR_SHUTDOWN;
   if (!group_of(c)) return RILLE_ERR_NOT_SUPPORTED;
-  if (c->is_http || rille_conn_is_inside(c) || c->tasks != tasks || c->flags & (RILLE_CONN_READER | RILLE_CONN_WRITER))
+  if ((c->tls && c->tls->is_shaking) || c->is_http || rille_conn_is_inside(c) || c->tasks != tasks ||
+      c->flags & (RILLE_CONN_READER | RILLE_CONN_WRITER))
     return RILLE_ERR_BUSY;
   /* in on_prepare: on_connect is still to run */
   bool is_prepared = c->flags & RILLE_CONN_REGISTERED || !(c->service->hooks & RILLE_HOOK_PREPARE);
@@ -77,6 +79,7 @@ static struct rille_move *pack(rille_conn *c, rille_listener *to, const char *ct
       .timeouts = c->timeouts == &c->service->timeouts ? NULL : c->timeouts,
       .shaper = c->shaper,
       .names = rille_binding_pack(c),
+      .tls = c->tls,
       .high_water = c->high_water,
       .low_water = c->low_water,
       .read_size = c->read_size,
@@ -95,6 +98,7 @@ static void leave_husk(rille_conn *c) {
   c->in = c->out = NULL;
   c->timeouts = &c->service->timeouts;
   c->shaper = NULL;
+  c->tls = NULL;
   /* the count of its source address goes along */
   rille_group_left(c->listener->group, c->loop);
   c->listener->connections--;
@@ -158,6 +162,7 @@ static void discard(struct rille_move *move) {
   free((void *)(uintptr_t)move->timeouts);
   free(move->shaper);
   rille_binding_discard(move->names);
+  if (move->tls) rille_conn_tls_free(move->tls);
   rille_listener_lose(move->to, &move->peer);
   free(move);
 }
@@ -176,6 +181,12 @@ static rille_conn *unpack(rille_loop *loop, const struct rille_move *move) {
   c->out = move->out;
   if (move->timeouts) c->timeouts = move->timeouts;
   c->shaper = move->shaper;
+  c->tls = move->tls;
+  if (c->tls) {
+    c->tls->conn = c;
+    c->tls->read_turn = (uint32_t)loop->turn - 1;
+    if (c->tls->has_more) rille_conn_mark_dirty(c);
+  }
   c->high_water = move->high_water;
   c->low_water = move->low_water;
   c->read_size = move->read_size;

@@ -3,6 +3,7 @@
  */
 #include "conn.h"
 
+#include "conn_tls.h"
 #include "http.h"
 #include "loop.h"
 #include "shaper.h"
@@ -16,7 +17,8 @@ enum due {
   DUE_READ,
   DUE_IDLE_READ,
   DUE_IDLE_WRITE,
-  DUE_SHAPER
+  DUE_SHAPER,
+  DUE_HANDSHAKE
 };
 
 static void earliest(int32_t *left, enum due *due, uint32_t since, uint32_t span, uint32_t now, enum due what) {
@@ -61,6 +63,9 @@ static enum due next_due(const rille_conn *c, int32_t *left) {
     uint32_t since, span = rille_http_patience(c, &since);
     if (span > 0) earliest(left, &due, since, span, now, DUE_HTTP);
   }
+  if (c->tls && c->tls->is_shaking && c->tls->patience_ms) {
+    earliest(left, &due, c->tls->since_ms, c->tls->patience_ms, now, DUE_HANDSHAKE);
+  }
   if (t->lifetime_ms) earliest(left, &due, c->opened_ms, t->lifetime_ms, now, DUE_LIFETIME);
   if (t->write_ms && c->flags & RILLE_CONN_BLOCKED) earliest(left, &due, c->written_ms, t->write_ms, now, DUE_WRITE);
   if (t->idle_ms && !(c->flags & RILLE_CONN_IDLE_TOLD) && !holds_input && !holds_output) {
@@ -90,6 +95,7 @@ static void expire(rille_conn *c, enum due due) {
   switch (due) {
   case DUE_HTTP: rille_http_expire(c); return;
   case DUE_SHAPER: rille_shaper_fire(c); return;
+  case DUE_HANDSHAKE: rille_conn_tls_fail(c, RILLE_ERR_TIMEOUT, "it took too long"); return;
   case DUE_READ:
     c->flags |= RILLE_CONN_READ_LATE | RILLE_CONN_WOKEN;
     rille_state_emit(c->state, RILLE_EVENT_READ, c->slot, 0);

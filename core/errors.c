@@ -37,7 +37,9 @@
   X(RILLE_ERR_NOT_A_NUMBER, "not a number", 0)                                                                         \
   X(RILLE_ERR_NOT_A_LIST, "value not a list", 0)                                                                       \
   X(RILLE_ERR_A_LIST, "value is a list", 0)                                                                            \
-  X(RILLE_ERR_SERVER_FAILURE, "server failure", 0)
+  X(RILLE_ERR_SERVER_FAILURE, "server failure", 0)                                                                     \
+  X(RILLE_ERR_HANDSHAKE, "handshake failed", EPROTO)                                                                   \
+  X(RILLE_ERR_CERTIFICATE, "bad certificate", EKEYREJECTED)
 
 static const struct {
   const char *text;

@@ -199,7 +199,7 @@ static void tidy(rille_loop *loop) {
     }
     /* What is dirty again has more to send than its share: the next turn. */
     bool again = false;
-    for (rille_conn *c = loop->dirty; c; c = c->next_dirty) again |= rille_conn_output_len(c) == 0;
+    for (rille_conn *c = loop->dirty; c; c = c->next_dirty) again |= !rille_conn_is_put_off(c);
     if (!again) return;
   }
 }

@@ -10,6 +10,7 @@
 #include "loop.h"
 #include "notify.h"
 #include "process_note.h"
+#include "tls.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -100,6 +101,7 @@ static bool start(uint32_t i) {
   c->is_ready = false;
   c->started_ms = now_ms();
   pid_t parent = getpid();
+  rille_tls_tickets_begin();
   pid_t pid = fork();
   if (pid == 0) {
     become_child(i + 1, parent);

@@ -52,7 +52,9 @@ enum rille_err {
   RILLE_ERR_NOT_A_LIST = -27,     /* "value not a list" */
   RILLE_ERR_A_LIST = -28,         /* "value is a list" */
   RILLE_ERR_SERVER_FAILURE = -29, /* of DNS: its servers cannot answer, or what they answer cannot be read */
-  RILLE_ERR_LAST = -29
+  RILLE_ERR_HANDSHAKE = -30,      /* "handshake failed" */
+  RILLE_ERR_CERTIFICATE = -31,    /* "bad certificate" */
+  RILLE_ERR_LAST = -31
 };
 
 /* static; the text scripts see ("short", "too large", ...); never NULL */
@@ -205,6 +207,7 @@ enum rille_event_kind {
   RILLE_EVENT_MIGRATE, /* another generation gets its messages: rille_conn_hand_on; arg 1: what holds it is to let go */
   RILLE_EVENT_CHANGE,  /* of generations; arg: enum rille_change_kind */
   RILLE_EVENT_RELOAD,  /* a note for who deploys: rille_reload_take */
+  RILLE_EVENT_TLS,     /* arg: enum rille_tls_event */
   RILLE_EVENT_END      /* the last connection is gone: cancel what is still parked */
 };
 
@@ -332,7 +335,8 @@ enum rille_setting {
   RILLE_SET_BODY_TIME,   /* that a handler waits for a body */
   RILLE_SET_BODY_RATE,   /* bytes of body that give one second more */
   RILLE_SET_REQUESTS,    /* of a connection, 0: no limit */
-  RILLE_SET_TUNNEL       /* 1: the script takes CONNECT */
+  RILLE_SET_TUNNEL,      /* 1: the script takes CONNECT */
+  RILLE_SET_HANDSHAKE    /* of TLS */
 };
 
 rille_service *rille_service_new(rille_state *state, uint32_t id, uint32_t hooks); /* owned by the state */
@@ -506,6 +510,7 @@ void rille_log_count(rille_log_counts *out);
 #include "rille_reload.h"
 #include "rille_stream.h"
 #include "rille_process.h"
+#include "rille_tls.h"
 #include "rille_topic.h"
 #include "rille_udp.h"
 

@@ -10,6 +10,7 @@
 #include "loop.h"
 #include "pool.h"
 #include "reload.h"
+#include "tls.h"
 
 #include <lauxlib.h>
 #include <lua.h>
@@ -194,6 +195,7 @@ bool rille_state_is_worn_out(rille_state *state) {
 static void free_service(rille_service *service) {
   free((void *)(uintptr_t)service->http);
   if (service->codec) rille_codec_release(service->codec);
+  if (service->tls) rille_tls_release(service->tls);
   free(service);
 }
 

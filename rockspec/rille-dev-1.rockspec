@@ -19,6 +19,7 @@ dependencies = {
 }
 external_dependencies = {
   CARES = { header = "ares.h", library = "cares" }, -- DNS; pkg-config finds it for the Makefile
+  OPENSSL = { header = "openssl/ssl.h", library = "ssl" },
 }
 test_dependencies = {
   "busted",

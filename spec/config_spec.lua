@@ -59,7 +59,7 @@ describe("the configuration", function()
     it("has every default filled in, in seconds and bytes", function()
       local conf, message = load_text('return { servers = { { listen = "tcp://127.0.0.1:7000", script = "gateway" } } }')
       assert.is_nil(message)
-      local timeouts = { read = 0, write = 60, idle = 75, lifetime = 0, linger = 2, header = 10, body = 60 }
+      local timeouts = { read = 0, write = 60, idle = 75, lifetime = 0, linger = 2, handshake = 10, header = 10, body = 60 }
       local reload = {
         watch = true, quiet = 0.05, longest = 0.5, depends = {}, stage_timeout = 5, isolate = false, soak = 0, max_generations = 8,
         canary = { loops = 0, soak = 10, max_error_rate = 0.01, max_p99_ratio = 1.5, min_requests = 100 },
@@ -150,7 +150,7 @@ describe("the configuration", function()
   describe("takes", function()
     it("times as seconds or with ms, s, m, h", function()
       local timeouts = server_with('timeouts = { read = 1.5, write = "250ms", idle = "2s", lifetime = "5m", linger = "1h" }').timeouts
-      assert.same({ read = 1.5, write = 0.25, idle = 2, lifetime = 300, linger = 3600, header = 10, body = 60 }, timeouts)
+      assert.same({ read = 1.5, write = 0.25, idle = 2, lifetime = 300, linger = 3600, handshake = 10, header = 10, body = 60 }, timeouts)
     end)
 
     it("sizes as bytes or with k, m, g", function()
@@ -174,8 +174,8 @@ describe("the configuration", function()
     it("time-outs at the top for all servers, each of which may have its own", function()
       local conf = assert(load_text([[return { timeouts = { idle = "5s", read = 1 }, servers = {
         { listen = ":0", script = "a", timeouts = { idle = 0 } }, { listen = ":0", script = "b" } } }]]))
-      assert.same({ read = 1, write = 60, idle = 0, lifetime = 0, linger = 2, header = 10, body = 60 }, conf.servers[1].timeouts)
-      assert.same({ read = 1, write = 60, idle = 5, lifetime = 0, linger = 2, header = 10, body = 60 }, conf.servers[2].timeouts)
+      assert.same({ read = 1, write = 60, idle = 0, lifetime = 0, linger = 2, handshake = 10, header = 10, body = 60 }, conf.servers[1].timeouts)
+      assert.same({ read = 1, write = 60, idle = 5, lifetime = 0, linger = 2, handshake = 10, header = 10, body = 60 }, conf.servers[2].timeouts)
     end)
 
     it("names of servers, which no two have", function()
@@ -289,10 +289,6 @@ describe("the configuration", function()
         problem("return { zzzzzz = 1 }"))
     end)
 
-    it("keys of later versions", function()
-      assert.equal("conf/rille.lua:2: servers[1].tls: not supported by this version", problem_in_server "tls = {}")
-    end)
-
     it("values of a wrong type or out of bounds, with what is expected", function()
       local time = ': seconds, or a string such as "250ms", "2s", "5m", "1h"'
       local size = ': bytes, or a string such as "64k", "1m"'
@@ -361,7 +357,7 @@ describe("the configuration", function()
     end)
 
     it("addresses that cannot be listened on", function()
-      assert.matches('^conf/rille.lua:2: servers%[1%].listen: bad address "tpc://127.0.0.1:1": unknown scheme; expected http, tcp',
+      assert.matches('^conf/rille.lua:2: servers%[1%].listen: bad address "tpc://127.0.0.1:1": unknown scheme; expected http, https, tls',
         problem_in_server('listen = "tpc://127.0.0.1:1"'))
       assert.matches('^conf/rille.lua:3: servers%[1%].listen%[2%]: bad address "tcp://127.0.0.1:99999"',
         problem_in_server('listen = { ":0",\n"tcp://127.0.0.1:99999" }'))
@@ -552,7 +548,7 @@ return { servers = { server } }]]))
     it("has the settings of a server", function()
       local settings = assert(config.server({ limits = { max_input = "4k" }, timeouts = { idle = 1 } }, "rille.listen"))
       assert.equal(4096, settings.limits.max_input)
-      assert.same({ read = 0, write = 60, idle = 1, lifetime = 0, linger = 2, header = 10, body = 60 }, settings.timeouts)
+      assert.same({ read = 0, write = 60, idle = 1, lifetime = 0, linger = 2, handshake = 10, header = 10, body = 60 }, settings.timeouts)
       assert.is_true(settings.nodelay)
     end)
 

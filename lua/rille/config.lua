@@ -100,6 +100,22 @@ local function largest_frame(codec)
   return codecs.is_framing(codec) and codec:largest() or 0
 end
 
+-- Files are read, so that what is wrong with them is said before anything starts.
+local function check_tls(server)
+  local is_http = server.protocol == "http"
+  for _, url in ipairs(server.listen or {}) do
+    local protocol, _, is_tls = scheme.split(url, server.protocol)
+    is_http = is_http or protocol == "http"
+    if is_tls and not server.tls then
+      return { "listen" }, ('%s needs tls = { certificate = "FILE", key = "FILE" }'):format(url)
+    end
+  end
+  if not server.tls then return end
+  local path, problem = require("rille.tls").problem(server.tls, "stream")
+  if not path and is_http then path, problem = require("rille.tls").problem(server.tls, "http") end
+  if path then return { "tls", unpack(path) }, problem end
+end
+
 -- Of the top level or of a server.
 local function check_reload(reload)
   if reload.longest >= reload.quiet then return end
@@ -124,6 +140,7 @@ local function check_server(server, loops, processes)
   local path, problem = check_offload(server)
   if path then return path, problem end
   path, problem = check_datagrams(server, loops, processes)
+  if not path then path, problem = check_tls(server) end
   if path then return path, problem end
   if server.concurrency > 1 and not server.codec then
     return { "concurrency" }, ("got %d; it needs a codec, which makes frames"):format(server.concurrency)

@@ -1,7 +1,7 @@
 -- conn: a connection as scripts see it. One table for each connection that a script has seen and still holds; the C side
 -- owns everything else. docs/script.md describes every method.
 -- Reading and writing are in conn_read.lua and conn_write.lua, what a socket can be told in conn_option.lua, the way to another loop in
--- conn_move.lua.
+-- conn_move.lua, TLS in conn_tls.lua.
 
 local C = require "rille.core"
 local ffi = require "ffi"
@@ -10,6 +10,7 @@ local codecs = require "rille.codec"
 local conn_move = require "rille.conn_move"
 local conn_option = require "rille.conn_option"
 local conn_read = require "rille.conn_read"
+local conn_tls = require "rille.conn_tls"
 local conn_write = require "rille.conn_write"
 local errors = require "rille.errors"
 local misuse = require "rille.misuse"
@@ -21,7 +22,7 @@ local gone, result = conn_read.gone, conn_write.result
 local text = errors.text
 
 local Conn = {}
-for _, part in ipairs { conn_read, conn_write, conn_option, conn_move } do
+for _, part in ipairs { conn_read, conn_write, conn_option, conn_move, conn_tls } do
   for name, method in pairs(part.methods) do Conn[name] = method end
 end
 
@@ -131,6 +132,7 @@ function M.forget(self, err)
   end
   conn_read.forget(slot)
   conn_write.forget(slot)
+  conn_tls.forget(slot)
 end
 
 -- The loop is gone, and every connection with it.
@@ -144,6 +146,7 @@ function M.reset()
   holders = {}
   conn_read.reset()
   conn_write.reset()
+  conn_tls.reset()
 end
 
 -- ---- the end ---------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@
 --   pin          true, or a list of processor numbers
 --   mode         permission bits: "0660" or a number
 --   file         a path, relative to the configuration's folder
+--   pem          the same, or the text of such a file
 --   files        a path or a list of such
 --   templates    a package.path; relative ones are relative to the configuration's folder
 --   loops        a whole number, or "auto"
@@ -52,6 +53,8 @@ local timeouts = {
     about = "of a connection in all" },
   { name = "linger", type = "seconds", default = "2s", min = 0, max = TIME_MAX,
     about = "without progress of the output of a connection that is being closed, then for the peer's end" },
+  { name = "handshake", type = "seconds", default = "10s", min = 0, max = TIME_MAX,
+    about = "TLS: from the connection, or from `starttls`, until both sides have agreed" },
   { name = "header", type = "seconds", default = "10s", min = 0, max = TIME_MAX,
     about = "HTTP: for a whole request head, from its first byte; then 408" },
   { name = "body", type = "seconds", default = "60s", min = 0, max = TIME_MAX,
@@ -162,6 +165,45 @@ local reload = {
     about = "what becomes of the connections of an old generation" },
 }
 
+local certificates = {
+  { name = "certificate", live = "generation", type = "pem", required = true,
+    about = "a file (PEM), with those that lead to the authority behind it; or its text" },
+  { name = "key", live = "generation", type = "pem", required = true,
+    about = "its private key, without a password; a file or its text" },
+  { name = "names", live = "generation", type = "lines", max = 64,
+    about = "the names it is for, `\"*.example.org\"` among them; without: those in it" },
+  { name = "ocsp", live = "generation", type = "file",
+    about = "a file with the authority's answer about it (DER), which clients get" },
+}
+
+local tls = {
+  { name = "certificate", type = "pem",
+    about = "the default one: a file (PEM), with those that lead to the authority behind it; or its text" },
+  { name = "key", type = "pem",
+    about = "its private key, without a password; a file or its text" },
+  { name = "names", type = "lines",
+    about = "the names it is for; without: those in it" },
+  { name = "ocsp", type = "file",
+    about = "a file with the authority's answer about it (DER), which clients get" },
+  { name = "certificates", type = "list", keys = certificates, max = 1000,
+    about = "further ones, chosen by the name that the client asks for" },
+  { name = "client", type = "enum", default = "none", values = { "none", "optional", "required" },
+    about = "whether clients show a certificate; one that `ca` did not sign ends the connection" },
+  { name = "ca", type = "pem",
+    about = "certificates of those who may have signed clients' ones: a file (PEM) or its text" },
+  { name = "min_version", type = "enum", default = "1.2", values = { "1.2", "1.3" },
+    about = "the oldest version of TLS" },
+  { name = "ciphers", type = "string", min = 1, max = 4096,
+    about = "of TLS 1.2, as OpenSSL writes lists; without: those with forward secrecy and authenticated encryption" },
+  { name = "alpn", type = "lines",
+    about = "protocols, the most wanted first; a client that offers others alone is refused. Without: "
+      .. "`\"http/1.1\"` over HTTP, else none" },
+  { name = "session_tickets", type = "boolean", default = true,
+    about = "clients that come again need no full handshake" },
+  { name = "ktls", type = "boolean", default = false,
+    about = "the kernel encrypts, where it can (module `tls`)" },
+}
+
 local server = {
   { name = "name", live = "generation", type = "name", min = 1, max = 48,
     about = "what the log and the commands call it, and what it is known by when it is moved; without: after its script" },
@@ -186,6 +228,8 @@ local server = {
     about = "as the top level's, for this server" },
   { name = "limits", type = "table", keys = server_limits,
     about = "of its connections" },
+  { name = "tls", live = "generation", type = "table", keys = tls, optional = true,
+    about = "of addresses `tls://` and `https://`, and of [`conn:starttls`](tls.md)" },
   { name = "nodelay", live = "generation", type = "boolean", default = true,
     about = "send small packets at once (TCP_NODELAY)" },
   { name = "keepalive", live = "generation", type = "count", default = 0, min = 0, max = 32767,
@@ -219,7 +263,6 @@ local server = {
     about = "datagrams: may be sent to broadcast addresses" },
   { name = "reload", live = "reload", type = "table", keys = reload, inherits = "reload",
     about = "as the top level's, for this server" },
-  reserved = { "tls" },
 }
 
 local log = {

@@ -6,6 +6,7 @@ local balance = require "rille.balance"
 local conn = require "rille.conn"
 local take_moved = require("rille.conn_move").take
 local conn_read = require "rille.conn_read"
+local conn_tls = require "rille.conn_tls"
 local conn_write = require "rille.conn_write"
 local errors = require "rille.errors"
 local generation = require "rille.generation"
@@ -36,7 +37,7 @@ local EVENT_POST, EVENT_ACCEPT, EVENT_JOB = C.RILLE_EVENT_POST, C.RILLE_EVENT_AC
 local EVENT_BALANCE = C.RILLE_EVENT_BALANCE
 local EVENT_DATAGRAM, EVENT_SESSION, EVENT_UDP = C.RILLE_EVENT_DATAGRAM, C.RILLE_EVENT_SESSION, C.RILLE_EVENT_UDP
 local EVENT_MOVE = C.RILLE_EVENT_MOVE
-local EVENT_STREAM, EVENT_DIAL = C.RILLE_EVENT_STREAM, C.RILLE_EVENT_DIAL
+local EVENT_STREAM, EVENT_DIAL, EVENT_TLS = C.RILLE_EVENT_STREAM, C.RILLE_EVENT_DIAL, C.RILLE_EVENT_TLS
 local EVENT_START, EVENT_STOP, EVENT_END = C.RILLE_EVENT_START, C.RILLE_EVENT_STOP, C.RILLE_EVENT_END
 local EVENT_CONSOLE = C.RILLE_EVENT_CONSOLE
 local EVENT_MIGRATE, EVENT_CHANGE, EVENT_RELOAD = C.RILLE_EVENT_MIGRATE, C.RILLE_EVENT_CHANGE, C.RILLE_EVENT_RELOAD
@@ -77,6 +78,7 @@ local function open(self)
     if service.on_prepare(self) == false or C.rille_conn_is_active(p) == 0 then return C.rille_conn_refuse(p) end
     rawset(self, "_preparing", nil)
     C.rille_conn_admit(p)
+    if conn_tls.wait(self) ~= 0 then return self._p and C.rille_conn_refuse(self._p) end
   end
   if service.on_connect then service.on_connect(self) end
   C.rille_conn_opened(p)
@@ -194,6 +196,8 @@ local function rare_event(kind, slot, arg)
     return stream_event(slot, arg)
   elseif kind == EVENT_DIAL then
     return dial_event(slot)
+  elseif kind == EVENT_TLS then
+    return conn_tls.event(slot, arg)
   elseif kind == EVENT_CONSOLE then
     return require("rille.console").receive()
   elseif kind == EVENT_MIGRATE then

@@ -11,6 +11,7 @@ local scheme = require "rille.config.scheme"
 local script = require "rille.script"
 local state = require "rille.state"
 local task = require "rille.task"
+local tls = require "rille.tls"
 
 local Listener = {}
 Listener.__index = Listener
@@ -45,7 +46,7 @@ local SETTINGS = {
 }
 local TIMEOUTS = {
   read = C.RILLE_SET_READ, write = C.RILLE_SET_WRITE, idle = C.RILLE_SET_IDLE, lifetime = C.RILLE_SET_LIFETIME,
-  linger = C.RILLE_SET_LINGER,
+  linger = C.RILLE_SET_LINGER, handshake = C.RILLE_SET_HANDSHAKE,
 }
 
 local function set_http(service, hooks, settings)
@@ -61,9 +62,17 @@ local function set_http(service, hooks, settings)
   end
 end
 
+-- Certificates and rules; listeners whose connections start it by themselves have them too.
+local function set_tls(service, hooks, rules, protocol, is_tls)
+  local handle, problem = tls.server(rules, protocol)
+  if not handle then error(("tls.%s: %s"):format(table.concat(problem.path, "."), problem.text), 0) end
+  C.rille_service_set_tls(service, handle, is_tls and 1 or 0, hooks.on_certificate and 1 or 0)
+  return handle
+end
+
 -- A service: hooks and the settings of its connections. settings: { timeouts = {seconds}, limits = {bytes}, nodelay, keepalive }.
--- protocol: "stream" or "http".
-function M.service(hooks, settings, protocol)
+-- protocol: "stream" or "http". is_tls: connections begin with TLS.
+function M.service(hooks, settings, protocol, is_tls)
   local id = #state.services + 1
   local service = C.rille_service_new(state.handle, id, script.hook_bits(hooks))
   if service == nil then error("no memory for a service", 2) end
@@ -79,6 +88,7 @@ function M.service(hooks, settings, protocol)
     if value then C.rille_service_set(service, key, value) end
   end
   if protocol == "http" then set_http(service, hooks, settings) end
+  local handle = settings.tls and set_tls(service, hooks, settings.tls, protocol, is_tls)
   local on_request = hooks.on_request
   local conn, metatable = require "rille.conn", nil
   if settings.codec then
@@ -92,6 +102,7 @@ function M.service(hooks, settings, protocol)
   state.services[id] = {
     codec = settings.codec, on_request = on_request, on_prepare = hooks.on_prepare, on_connect = hooks.on_connect, on_idle = hooks.on_idle,
     on_disconnect = hooks.on_disconnect, on_close = hooks.on_close, on_tunnel = hooks.on_tunnel,
+    on_certificate = hooks.on_certificate, tls = settings.tls, tls_handle = handle or nil, is_http = protocol == "http",
     on_balance = hooks.on_balance, on_move = hooks.on_move, metatable = metatable,
     on_datagram = protocol == "datagram" and on_request or nil,
     serve = protocol == "http" and require "rille.http.serve" or require("rille.dispatch").serve,
@@ -179,9 +190,13 @@ end
 -- server: addresses with the same number count their sources together; nil: this one alone.
 function M.open(services, hooks, url, settings, group, server)
   if state.is_staged then return staged(services, hooks, url, settings) end
-  local protocol, address = scheme.split(url, settings.protocol)
-  local service = services[protocol] or M.service(hooks, settings, protocol)
-  services[protocol] = service
+  local protocol, address, is_tls = scheme.split(url, settings.protocol)
+  if is_tls and not settings.tls then
+    return nil, "invalid argument", ("cannot listen on %s: tls is missing, with its certificate and key"):format(url)
+  end
+  local kind = is_tls and protocol .. " over TLS" or protocol
+  local service = services[kind] or M.service(hooks, settings, protocol, is_tls)
+  services[kind] = service
   local options = M.options(settings)
   options.group = group or 0
   -- two calls with port 0 mean two ports, unless the script says otherwise
@@ -191,7 +206,7 @@ function M.open(services, hooks, url, settings, group, server)
   if not lists then return nil, "bad address", problem end
   local p = C.rille_listener_open(service, address, options, err_box, message_box, 512)
   if p == nil then return nil, errors.text[-err_box[0]], ffi.string(message_box) end
-  local self = setmetatable({ _p = p, _run = state.services, _is_http = address ~= url, _lists = lists }, Listener)
+  local self = setmetatable({ _p = p, _run = state.services, _scheme = scheme.name(url), _lists = lists }, Listener)
   if protocol == "datagram" and settings.multicast then
     local message = require("rille.udp").join_all(C.rille_listener_udp(p), settings.multicast)
     if message then
@@ -212,7 +227,7 @@ function Listener:address()
   if self._url and not self._p and not self._is_over then return self._url end -- not bound before it is committed
   if not held(self) then return nil, "closed" end
   local address = ffi.string(address_box, C.rille_listener_address(self._p, address_box, 512))
-  return self._is_http and scheme.http(address) or address
+  return self._scheme and scheme.named(address, self._scheme) or address
 end
 
 -- What it has done on this loop, a new table of numbers (of datagrams those of docs/udp.md); nil when it is closed.
@@ -240,18 +255,16 @@ View.__index = View
 
 -- A listener without close.
 function M.view(listener)
-  return setmetatable({ _p = listener._p, _run = listener._run, _is_http = listener._is_http }, View)
+  return setmetatable({ _p = listener._p, _run = listener._run, _scheme = listener._scheme }, View)
 end
 
 -- The URL with the address in place of a name. nil, err, message.
 local function without_name(url, settings)
   local _, address = scheme.split(url, settings.protocol)
-  local is_http = address ~= url
   if not task.current() or C.rille_address_needs_lookup(address) == 0 then return url end
-  local err, message
-  address, err, message = resolve.numeric(address)
-  if not address then return nil, err, message end
-  return is_http and scheme.http(address) or address
+  local found, err, message = resolve.numeric(address)
+  if not found then return nil, err, message end
+  return scheme.name(url) and scheme.named(found, scheme.name(url)) or found
 end
 
 -- rille.listen(url, handler[, settings]): handler is a function, a table of hooks, or a key of the script's table.

@@ -34,7 +34,7 @@ local function bind(conf)
         return nil, ffi.string(message_box)
       end
       local bound = ffi.string(address_box, size)
-      one.listen[i] = address ~= url and scheme.http(bound) or bound
+      one.listen[i] = scheme.name(url) and scheme.named(bound, scheme.name(url)) or bound
     end
   end
   return true

@@ -21,7 +21,8 @@ local HOOKS = {
 }
 -- Every other key that is a function is one for listen() or conn:on_request() by name; these have a meaning of their own.
 local OTHER = {
-  on_start = true, on_tunnel = true, on_balance = true, on_stage = true, selftest = true, on_migrate = true, on_reload = true,
+  on_start = true, on_tunnel = true, on_balance = true, on_certificate = true,
+  on_stage = true, selftest = true, on_migrate = true, on_reload = true,
   on_retire = true,
 }
 

@@ -183,6 +183,12 @@ function types.file(value, path, _, context)
   return path_of_file(value, path, context)
 end
 
+-- What begins with dashes is a text.
+function types.pem(value, path, _, context)
+  if type(value) == "string" and value:find("-----BEGIN", 1, true) then return value end
+  return path_of_file(value, path, context)
+end
+
 -- They need not be there.
 function types.files(value, path, entry, context)
   if type(value) == "string" then value = { value } end
@@ -335,9 +341,6 @@ end
 
 local function refuse_key(key, keys, path, context)
   local at = below(path, key)
-  for _, name in ipairs(keys.reserved or {}) do
-    if key == name then fail(at, "not supported by this version") end
-  end
   if type(key) ~= "string" then fail(at, "a value without a name; expected one of %s", table.concat(names_of(keys), ", ")) end
   local is_top = has_name(key, context.keys) -- then that one is meant, not one of the same name further down
   local meant = near(key, names_of(keys)) or not is_top and place_of(key, keys, "")

@@ -81,7 +81,7 @@ function walk(a, b, keys, path, visit, live)
       walk_members(old, new, entry, at, visit)
     elseif entry.type == "workers" then
       walk_members({ [entry.name] = old }, { [entry.name] = new }, entry, path, visit)
-    elseif entry.type ~= "list" and not is_equal(old, new) then
+    elseif entry.name ~= "servers" and not is_equal(old, new) then
       visit(at, entry, how, old, new)
     end
   end

@@ -68,7 +68,10 @@ end
 
 local function protocols_of(server)
   local of = {}
-  for _, url in ipairs(server.listen) do of[scheme.canonical(url)] = scheme.split(url, server.protocol) end
+  for _, url in ipairs(server.listen) do
+    local protocol, _, is_tls = scheme.split(url, server.protocol)
+    of[scheme.canonical(url)] = is_tls and protocol .. " over TLS" or protocol
+  end
   return of
 end
 

@@ -1,16 +1,26 @@
--- scheme: http:// among the addresses to listen on. It is TCP with a protocol over it; everything below knows tcp:// alone.
+-- scheme: http://, https:// and tls:// among the addresses to listen on. They are TCP with something over it; everything below knows
+-- tcp:// alone.
 
 local scheme = {}
 
-local DEFAULT_PORT = ":80"
+local DEFAULT_PORTS = { http = ":80", https = ":443" }
 
--- The protocol that is spoken at a URL and the address below it. protocol: that of the server, for other schemes.
+-- That of a URL with something over TCP: "http", "https", "tls"; nil.
+function scheme.name(url)
+  local name = url:match("^(%l+)://")
+  return (name == "tls" or DEFAULT_PORTS[name]) and name or nil
+end
+
+-- The protocol that is spoken at a URL, the address below it, and whether TLS is between them. protocol: that of the server, for other
+-- schemes.
 function scheme.split(url, protocol)
-  local rest = url:match("^http://(.*)$")
-  if not rest then return scheme.is_datagram(url) and "datagram" or protocol, url end
+  local name = scheme.name(url)
+  if not name then return scheme.is_datagram(url) and "datagram" or protocol, url, false end
+  local rest = url:sub(#name + 4)
+  if name == "tls" then return protocol, "tcp://" .. rest, true end
   rest = rest:gsub("/$", "")
-  if rest ~= "" and not rest:find(":%d*$") then rest = rest .. DEFAULT_PORT end
-  return "http", "tcp://" .. rest
+  if rest ~= "" and not rest:find(":%d*$") then rest = rest .. DEFAULT_PORTS[name] end
+  return "http", "tcp://" .. rest, name == "https"
 end
 
 -- Whether it is an address of datagrams.
@@ -35,9 +45,9 @@ function scheme.canonical(url)
   return ("%s://%s:%d"):format(name, host, tonumber(port))
 end
 
--- A bound address as it was written.
-function scheme.http(address)
-  return (address:gsub("^tcp[46]?://", "http://", 1))
+-- A bound address as it was written, with a scheme of scheme.name().
+function scheme.named(address, name)
+  return (address:gsub("^tcp[46]?://", name .. "://", 1))
 end
 
 return scheme
