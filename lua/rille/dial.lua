@@ -30,9 +30,10 @@ end
 
 -- ---- options ---------------------------------------------------------------------------------------------------
 
-local KINDS = { timeout = "number", bind = "string", nodelay = "boolean", keepalive = "number", max = "number", dns = "table" }
+local KINDS = { timeout = "number", bind = "string", nodelay = "boolean", keepalive = "number", max = "number", dns = "table",
+  tls = "table" }
 -- Known, and not there yet.
-local PLANNED = { tls = "TLS", pool = "pools of connections" }
+local PLANNED = { pool = "pools of connections" }
 
 local function check(opts, what)
   if type(opts) ~= "table" then misuse("bad argument to '%s' (a table expected, got %s)", what, type(opts)) end
@@ -90,8 +91,8 @@ end
 
 -- ---- connecting ------------------------------------------------------------------------------------------------
 
--- What a URL's scheme asks for beyond a plain connection. TLS plugs in here: it takes the connection that `open` has made.
-local ABOVE = { tls = "TLS", https = "TLS", wss = "TLS", http = "an HTTP client", ws = "a WebSocket client" }
+-- What a URL's scheme asks for beyond a connection.
+local ABOVE = { https = "an HTTP client", wss = "a WebSocket client", http = "an HTTP client", ws = "a WebSocket client" }
 
 -- As much of a URL as a message holds, on one line.
 local function shown(url)
@@ -153,6 +154,21 @@ local function open_datagrams(self, url)
   return nil, err, message
 end
 
+-- The same with TLS on it: the name that the certificate is to have is the host's, unless opts.tls.name is another.
+local function open_tls(self, url)
+  local address = url:gsub("^tls:", "tcp:")
+  local host = address:match("^tcp[46]?://%[(.-)%]") or address:match("^tcp[46]?://([^:/]+)")
+  local c, err, message = open(self, address)
+  if not c then return nil, err, message end
+  local options = { role = "client", name = host, timeout = self.opts.timeout or conf.timeout }
+  for key, value in pairs(self.opts.tls or {}) do options[key] = value end
+  local ok
+  ok, err, message = c:starttls(options)
+  if ok then return c end
+  c:abort()
+  return nil, err, ("cannot dial %s: %s"):format(shown(url), message or err)
+end
+
 -- A connection; or nil, err, message.
 function Dialer:dial(url)
   resolve.need_task("dial")
@@ -166,6 +182,7 @@ function Dialer:dial(url)
     return nil, "full", ("cannot dial %s: %d connections of this dialer are open"):format(shown(url), self.max)
   end
   if scheme.is_datagram(url) then return open_datagrams(self, url) end
+  if self.opts.tls or url:find("^tls://") then return open_tls(self, url) end
   return open(self, url)
 end
 
