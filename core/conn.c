@@ -13,6 +13,8 @@
 #include "listener.h"
 #include "log.h"
 #include "loop.h"
+#include "proxied.h"
+#include "pump.h"
 #include "reload.h"
 #include "topic.h"
 
@@ -225,6 +227,7 @@ void rille_conn_reset_on_close(const rille_conn *c) {
 void rille_conn_drop_socket(rille_conn *c) {
   rille_topic_leave(c);
   if (c->fd < 0) return;
+  if (c->part) rille_conn_mark_dirty(c); /* a pump is to know */
   if (c->flags & RILLE_CONN_SHARED && c->flags & RILLE_CONN_REGISTERED) rille_poller_remove(&c->loop->poller, c->fd);
   close(c->fd); /* takes it out of epoll too */
   c->fd = -1;
@@ -253,7 +256,7 @@ static void finish(rille_conn *c) {
   rille_timer_stop(&c->loop->wheel, &c->timer);
   rille_conn_input_changed(c);
   rille_conn_wake_writers(c);
-  if (c->flags & RILLE_CONN_KNOWN || c->service->hooks & RILLE_HOOK_CLOSE) {
+  if (!rille_proxied_is_awaited(c) && (c->flags & RILLE_CONN_KNOWN || c->service->hooks & RILLE_HOOK_CLOSE)) {
     rille_state_emit(c->state, RILLE_EVENT_CLOSE, c->slot, err);
   } else {
     rille_conn_free(c);
@@ -318,13 +321,15 @@ void rille_conn_fail(rille_conn *c, int err) {
 
 void rille_conn_free(rille_conn *c) {
   if (c->flags & RILLE_CONN_DEAD) return;
+  c->flags |= RILLE_CONN_FINISHED;
+  rille_pump_forget(c);
   rille_conn_drop_socket(c);
   rille_timer_stop(&c->loop->wheel, &c->timer);
   rille_http_drop(c);
   rille_conn_drop_codec(c);
   rille_conn_give_input(c);
   rille_conn_give_output(c);
-  c->flags |= RILLE_CONN_DEAD | RILLE_CONN_FINISHED;
+  c->flags |= RILLE_CONN_DEAD;
   if (c->flags & RILLE_CONN_DIRTY) return; /* still on that list; rille_conn_tidy moves it on */
   c->next_dirty = c->loop->dead;
   c->loop->dead = c;
@@ -335,7 +340,8 @@ void rille_conn_bury(rille_conn *c) {
   if (c->timeouts != &c->service->timeouts) free((void *)(uintptr_t)c->timeouts);
   free(c->shaper);
   free(c->luggage);
-  if (c->listener) rille_listener_left(c->listener, &c->peer);
+  if (c->listener) rille_listener_left(c->listener, rille_proxied_counted(c));
+  free(c->proxied);
   loop->conn_count--;
   uint32_t slot = c->slot;
   c->flags = 0;
@@ -387,6 +393,7 @@ bool rille_conn_stop(rille_conn *c, bool force) {
     rille_conn_abort(c);
     return true;
   }
+  if (rille_proxied_is_awaited(c)) return true; /* it was accepted, and has its time */
   if (!(c->flags & (RILLE_CONN_SERVED | RILLE_CONN_CLOSING))) return false;
   if (c->service->stays)
     return c->is_http && rille_http_is_busy(c); /* its next request is welcome, but not waited for */

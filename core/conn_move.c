@@ -8,6 +8,7 @@
 #include "listener.h"
 #include "log.h"
 #include "loop.h"
+#include "proxied.h"
 #include "shaper.h"
 #include "team.h"
 
@@ -34,6 +35,7 @@ struct rille_move {
   rille_linkbuffer *in, *out;
   const rille_timeouts *timeouts; /* NULL: the service's */
   rille_shaper *shaper;
+  struct rille_proxied *proxied;
   uint32_t high_water, low_water, read_size;
   uint32_t opened_ago, read_ago, written_ago; /* ms */
   size_t size;
@@ -75,6 +77,7 @@ static struct rille_move *pack(rille_conn *c, rille_listener *to, const char *ct
       .out = c->out,
       .timeouts = c->timeouts == &c->service->timeouts ? NULL : c->timeouts,
       .shaper = c->shaper,
+      .proxied = c->proxied,
       .high_water = c->high_water,
       .low_water = c->low_water,
       .read_size = c->read_size,
@@ -93,6 +96,7 @@ static void leave_husk(rille_conn *c) {
   c->in = c->out = NULL;
   c->timeouts = &c->service->timeouts;
   c->shaper = NULL;
+  c->proxied = NULL;
   /* the count of its source address goes along */
   rille_group_left(c->listener->group, c->loop);
   c->listener->connections--;
@@ -154,7 +158,8 @@ static void discard(struct rille_move *move) {
   if (move->out) rille_linkbuffer_free(move->out);
   free((void *)(uintptr_t)move->timeouts);
   free(move->shaper);
-  rille_listener_lose(move->to, &move->peer);
+  rille_listener_uncount(move->to, move->proxied ? &move->proxied->counted : &move->peer);
+  free(move->proxied);
   free(move);
 }
 
@@ -172,6 +177,7 @@ static rille_conn *unpack(rille_loop *loop, const struct rille_move *move) {
   c->out = move->out;
   if (move->timeouts) c->timeouts = move->timeouts;
   c->shaper = move->shaper;
+  c->proxied = move->proxied;
   c->high_water = move->high_water;
   c->low_water = move->low_water;
   c->read_size = move->read_size;

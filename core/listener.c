@@ -6,6 +6,7 @@
 #include "conn.h"
 #include "given.h"
 #include "log.h"
+#include "proxied.h"
 #include "shaper.h"
 #include "socket.h"
 #include "team.h"
@@ -210,8 +211,11 @@ static bool set_admission(rille_listener *l) {
   rille_admission *a = &l->admission;
   rille_cidr_retain(l->options.allow);
   rille_cidr_retain(l->options.deny);
+  rille_cidr_retain(l->options.trusted);
   rille_cidr_release(a->allow);
   rille_cidr_release(a->deny);
+  rille_cidr_release(a->trusted);
+  a->trusted = l->options.trusted;
   a->allow = l->options.allow;
   a->deny = l->options.deny;
   a->max_per_address = l->options.max_per_address;
@@ -306,6 +310,7 @@ static void swap(rille_listener *l, rille_service *service) {
     RILLE_LOG(RILLE_LOG_WARN, "no memory for the lists of a listener: it lets everybody in");
   }
   l->other_options = before;
+  if (before.proxy) rille_proxied_follow(l);
   if (!l->udp) return;
   l->udp->service = service;
   l->udp->state = service->state;

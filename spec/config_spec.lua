@@ -66,7 +66,7 @@ describe("the configuration", function()
       }
       assert.same({
         loops = 1, processes = 1, drain_timeout = 30, dev = false, log = { level = "info", format = "logfmt" },
-        limits = { turn_time = 0.001, processes = 256 }, io = { workers = 4, queue = 4096, timeout = 60 },
+        limits = { pipes = 256, turn_time = 0.001, processes = 256 }, io = { workers = 4, queue = 4096, timeout = 60 },
         timeouts = timeouts, reload = reload, dicts = {}, pools = {}, workers_timeout = 2,
         debug = { leaks = "off", sample = 100 },
         stall_after = 1, control = { enabled = true }, metrics = { max = 1000, series = 1000 }, file = folder .. "/conf/rille.lua",

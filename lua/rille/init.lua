@@ -60,6 +60,7 @@ local rille = {
   connection = post.connection,
   topic = topic,
   udp = udp.open,
+  proxy_header = require("rille.conn_proxy").header,
 }
 
 -- Seconds of a clock that only goes forward, as of the beginning of this turn.

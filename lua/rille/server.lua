@@ -30,6 +30,7 @@ local message_box = ffi.new("char[?]", 4096)
 local function set_up(loop, conf)
   C.rille_loop_set_drain(loop, conf.drain_timeout * 1000)
   C.rille_loop_set_budget(loop, conf.limits.turn_time * 1000)
+  C.rille_loop_set_pipes(loop, conf.limits.pipes)
 end
 
 local CPUS_MAX = 1024
