@@ -163,7 +163,7 @@ model: test-deps build
 
 # Each fuzzer for a while, from its corpus: make fuzz [FUZZ_SECONDS=60]. An input that fails is put among the regressions.
 FUZZ_SECONDS ?= 60
-FUZZERS       = http_head http_chunk codec_length_field codec_netstring codec_resp
+FUZZERS       = http_head http_chunk codec_length_field codec_netstring codec_resp proxy_head
 fuzz:
 	@.ci/deps fuzz
 	@$(MAKE) --no-print-directory $(FUZZERS:%=build/fuzz/%)
@@ -172,6 +172,7 @@ fuzz:
 	    -artifact_prefix=spec/fuzz/regress/$$f/ build/fuzz/corpus/$$f spec/fuzz/corpus/$$f spec/fuzz/regress/$$f || exit; done
 
 build/fuzz/http_%: FUZZED = core/http_head.c core/http_chunk.c core/http_target.c
+build/fuzz/proxy_head: FUZZED = core/proxy_head.c core/checksum.c core/peer.c
 build/fuzz/codec_%: FUZZED = $(wildcard core/codec*.c core/linkbuffer*.c) core/block.c core/cache.c core/cell.c core/slice.c
 build/fuzz/%: spec/fuzz/%_fuzz.c $(wildcard core/*.[ch] spec/*/*.h)
 	@mkdir -p $(@D)
@@ -196,6 +197,7 @@ build/bench/client build/bench/http_client build/bench/fanout_client build/bench
 build/bench/fanout: bench/baseline/fanout.c bench/baseline/serve.h
 build/bench/udp: bench/baseline/udp.c
 build/bench/torture: bench/torture.c
+build/bench/pump: bench/baseline/pump.c
 build/bench/table.so: bench/baseline/table.c
 build/bench/table.so: SHARED = -fPIC -shared
 build/bench/%:

@@ -8,6 +8,7 @@
 #include "conn_tls.h"
 #include "given.h"
 #include "log.h"
+#include "proxied.h"
 #include "shaper.h"
 #include "team.h"
 #include "udp.h"
@@ -73,12 +74,17 @@ static bool is_full(rille_listener *l) {
 
 void rille_listener_lose(rille_listener *l, const rille_peer *peer) {
   if (l->group) rille_group_left(l->group, l->loop);
-  rille_admission_left(&l->admission, peer);
+  if (!rille_proxied_trusts(l, peer)) rille_admission_left(&l->admission, peer); /* else nobody was counted yet */
+}
+
+void rille_listener_uncount(rille_listener *l, const rille_peer *counted) {
+  if (l->group) rille_group_left(l->group, l->loop);
+  rille_admission_left(&l->admission, counted);
 }
 
 void rille_listener_left(rille_listener *l, const rille_peer *peer) {
   l->connections--;
-  rille_listener_lose(l, peer);
+  rille_listener_uncount(l, peer);
 }
 
 /* Without memory for it the connection is served all the same. */
@@ -86,6 +92,12 @@ static void shape(rille_conn *c) {
   (void)rille_shaper_set(c, RILLE_SET_READ_RATE, c->service->read_rate);
   (void)rille_shaper_set(c, RILLE_SET_WRITE_RATE, c->service->write_rate);
 }
+
+void rille_listener_launch(rille_conn *c) {
+  if (c->service->is_tls && !rille_conn_tls_accept(c)) rille_conn_abort(c);
+  else rille_conn_start(c);
+}
+
 
 /* fd becomes a connection of this loop; false: there is no memory, and fd is closed. */
 static bool serve(rille_listener *l, int fd, const rille_peer *peer) {
@@ -101,12 +113,21 @@ static bool serve(rille_listener *l, int fd, const rille_peer *peer) {
   l->connections++;
   l->accepted++;
   l->loop->accepted++;
-  if (l->service->is_tls && !rille_conn_tls_accept(c)) {
-    rille_conn_free(c);
-    return true;
+  if (!rille_proxied_trusts(l, peer)) {
+    rille_listener_launch(c);
+  } else if (!rille_proxied_await(c)) {
+    RILLE_LOG(RILLE_LOG_WARN, "no memory for the PROXY header of a connection: closed");
+    rille_conn_abort(c);
   }
-  rille_conn_start(c);
   return true;
+}
+
+/* A proxy is let in for what it says of others. */
+static bool admit(rille_listener *l, int fd, const rille_peer *peer) {
+  if (rille_proxied_trusts(l, peer)) return true;
+  if (l->options.proxy != RILLE_PROXY_REQUIRED) return rille_admission_admit(&l->admission, fd, peer, &l->address);
+  rille_admission_refuse(&l->admission, fd, peer, &l->address, "not among proxy.trusted");
+  return false;
 }
 
 void rille_listener_receive(rille_listener *l, int fd, const rille_peer *peer) {
@@ -182,7 +203,7 @@ static bool accept_one(rille_listener *l) {
   l->short_since_ms = 0;
   rille_peer peer = {.family = AF_UNIX}; /* a client's own name is of no use here */
   if (l->address.family != AF_UNIX) rille_peer_from_sockaddr(&peer, (struct sockaddr *)&storage, length);
-  if (!rille_admission_admit(&l->admission, fd, &peer, &l->address)) return true;
+  if (!admit(l, fd, &peer)) return true;
   if (rille_balance_hand_on(l, fd, &peer)) return true;
   if (l->group) rille_group_came(l->group, l->loop);
   if (serve(l, fd, &peer)) return true;

@@ -14,6 +14,8 @@
 #include "listener.h"
 #include "log.h"
 #include "loop.h"
+#include "proxied.h"
+#include "pump.h"
 #include "reload.h"
 #include "topic.h"
 
@@ -230,6 +232,7 @@ void rille_conn_drop_socket(rille_conn *c) {
   rille_binding_leave(c);
   if (c->fd < 0) return;
   if (c->tls) rille_conn_tls_leave_socket(c);
+  if (c->part) rille_conn_mark_dirty(c); /* a pump is to know */
   if (c->flags & RILLE_CONN_SHARED && c->flags & RILLE_CONN_REGISTERED) rille_poller_remove(&c->loop->poller, c->fd);
   close(c->fd); /* takes it out of epoll too */
   c->fd = -1;
@@ -258,7 +261,7 @@ static void finish(rille_conn *c) {
   rille_timer_stop(&c->loop->wheel, &c->timer);
   rille_conn_input_changed(c);
   rille_conn_wake_writers(c);
-  if (c->flags & RILLE_CONN_KNOWN || c->service->hooks & RILLE_HOOK_CLOSE) {
+  if (!rille_proxied_is_awaited(c) && (c->flags & RILLE_CONN_KNOWN || c->service->hooks & RILLE_HOOK_CLOSE)) {
     rille_state_emit(c->state, RILLE_EVENT_CLOSE, c->slot, err);
   } else {
     rille_conn_free(c);
@@ -325,13 +328,15 @@ void rille_conn_fail(rille_conn *c, int err) {
 
 void rille_conn_free(rille_conn *c) {
   if (c->flags & RILLE_CONN_DEAD) return;
+  c->flags |= RILLE_CONN_FINISHED;
+  rille_pump_forget(c);
   rille_conn_drop_socket(c);
   rille_timer_stop(&c->loop->wheel, &c->timer);
   rille_http_drop(c);
   rille_conn_drop_codec(c);
   rille_conn_give_input(c);
   rille_conn_give_output(c);
-  c->flags |= RILLE_CONN_DEAD | RILLE_CONN_FINISHED;
+  c->flags |= RILLE_CONN_DEAD;
   if (c->flags & RILLE_CONN_DIRTY) return; /* still on that list; rille_conn_tidy moves it on */
   c->next_dirty = c->loop->dead;
   c->loop->dead = c;
@@ -343,7 +348,8 @@ void rille_conn_bury(rille_conn *c) {
   free(c->shaper);
   rille_luggage_drop(&c->luggage);
   if (c->tls) rille_conn_tls_free(c->tls);
-  if (c->listener) rille_listener_left(c->listener, &c->peer);
+  if (c->listener) rille_listener_left(c->listener, rille_proxied_counted(c));
+  free(c->proxied);
   loop->conn_count--;
   c->state->conn_count--;
   uint32_t slot = c->slot;
@@ -397,6 +403,7 @@ bool rille_conn_stop(rille_conn *c, bool force) {
     rille_conn_abort(c);
     return true;
   }
+  if (rille_proxied_is_awaited(c)) return true; /* it was accepted, and has its time */
   if (!(c->flags & (RILLE_CONN_SERVED | RILLE_CONN_CLOSING))) return false;
   if (c->tls && c->tls->is_shaking && (c->tls->ssl || c->tasks > 0 || has_unread_input(c)))
     return true; /* bounded by its time-out */

@@ -19,6 +19,8 @@
 struct rille_decoder;
 struct rille_http;
 struct rille_http_settings;
+struct rille_part;
+struct rille_proxied;
 struct rille_shaper;
 struct rille_subscription;
 struct rille_conn_tls;
@@ -107,6 +109,8 @@ struct rille_conn {
   rille_timer timer;
   const rille_timeouts *timeouts; /* the service's; other ones are owned */
   struct rille_shaper *shaper;    /* owned; NULL: bytes go as fast as they can */
+  struct rille_part *part;        /* owned; of pumps, see pump.h, or NULL */
+  struct rille_proxied *proxied;  /* owned; what a PROXY header said, see proxied.h, or NULL */
   rille_luggage luggage;          /* what it brought from the generation before */
   uint64_t began_ns;              /* when the message under way began; 0: nobody wants to know */
 };
@@ -178,6 +182,14 @@ int rille_conn_send(rille_conn *c);
 ssize_t rille_conn_send_once(rille_conn *c, struct iovec *areas, int count, size_t size);
 bool rille_conn_takes_output(const rille_conn *c);
 bool rille_conn_over_budget(rille_conn *c);
+/* The first bytes of what went over the wire, as hex, to the log. */
+void rille_conn_log_bytes(const rille_conn *c, const char *way, const struct iovec *areas, int count, size_t size);
+/* a read had no bytes: errno 0 for the end */
+void rille_conn_end_input(rille_conn *c, int error_number);
+/* the way out is gone */
+void rille_conn_break_output(rille_conn *c);
+/* the kernel took less than it was given */
+void rille_conn_note_blocked(rille_conn *c);
 int rille_conn_ended(const rille_conn *c); /* 0, or why no more input will come */
 int rille_conn_release_input(rille_conn *c);
 bool rille_conn_yield(rille_conn *c, size_t want); /* a reader that had its share parks until the next turn */

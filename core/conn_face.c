@@ -4,12 +4,14 @@
 #include "http.h"
 #include "log.h"
 #include "loop.h"
+#include "pump.h"
 #include "shaper.h"
 #include "topic.h"
 
 #include <errno.h>
 #include <math.h>
 #include <netinet/tcp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -248,6 +250,7 @@ int rille_conn_detach(rille_conn *c) {
   if (c->fd < 0 || c->flags & RILLE_CONN_CLOSING) return RILLE_ERR_CLOSED;
   if (rille_conn_output_len(c) > 0 || c->is_http) return RILLE_ERR_BUSY;
   if (c->tls) return RILLE_ERR_NOT_SUPPORTED; /* who gets the descriptor has not the keys */
+  if (c->part && (c->part->drain || c->part->feed)) return RILLE_ERR_BUSY;
   int fd = c->fd;
   rille_topic_leave(c);
   rille_binding_leave(c);
@@ -358,6 +361,27 @@ int rille_conn_keepalive(rille_conn *c, int idle_s, int interval_s, int count) {
 void rille_conn_trace(rille_conn *c, int on) {
   if (on) c->flags |= RILLE_CONN_TRACE;
   else c->flags &= ~(uint32_t)RILLE_CONN_TRACE;
+}
+
+/* The first bytes of what went over the wire, as hex, in one record. */
+void rille_conn_log_bytes(const rille_conn *c, const char *way, const struct iovec *areas, int count, size_t size) {
+  enum { SHOWN = 512 };
+  static const char digits[] = "0123456789abcdef";
+  char hex[SHOWN * 2 + 1];
+  size_t shown = 0;
+  for (int i = 0; i < count; i++) {
+    const uint8_t *bytes = areas[i].iov_base;
+    for (size_t k = 0; k < areas[i].iov_len && shown < size && shown < SHOWN; k++, shown++) {
+      hex[shown * 2] = digits[bytes[k] >> 4];
+      hex[shown * 2 + 1] = digits[bytes[k] & 15];
+    }
+  }
+  hex[shown * 2] = '\0';
+  char title[64];
+  int length = snprintf(title, sizeof title, "%s %zu bytes%s", way, size, shown < size ? ", the first of them" : "");
+  rille_log_context context = {.label = c->state->label, .conn = rille_conn_id(c), .loop = c->loop->id};
+  rille_log_field field = {.key = "hex", .value = hex, .size = shown * 2};
+  rille_log_write(RILLE_LOG_INFO, 0, &context, title, (size_t)length, &field, 1);
 }
 
 size_t rille_conn_peer(const rille_conn *c, char *to, size_t size) { return rille_peer_format(&c->peer, to, size); }

@@ -7,13 +7,13 @@
 #include "codec.h"
 #include "conn_tls.h"
 #include "http.h"
-#include "log.h"
 #include "loop.h"
+#include "proxied.h"
+#include "pump.h"
 #include "shaper.h"
 #include "topic.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -155,14 +155,16 @@ static void end_of_input(rille_conn *c, int err) {
   rille_conn_mark_dirty(c);
 }
 
-static void trace(const rille_conn *c, const char *way, const struct iovec *areas, int count, size_t size);
-
 /* Descriptors that are no sockets end in ways of their own. */
 static int error_of_read(const rille_conn *c, int error_number) {
   if (c->flags & RILLE_CONN_SOCKET) return rille_err_from_errno(error_number);
   if (error_number == EIO) return RILLE_OK;           /* of a terminal: nobody has its other side any more */
   if (error_number == EBADF) return RILLE_ERR_CLOSED; /* an end of a pipe to be written, which nobody reads any more */
   return rille_err_from_errno(error_number);
+}
+
+void rille_conn_end_input(rille_conn *c, int error_number) {
+  end_of_input(c, error_number ? error_of_read(c, error_number) : 0);
 }
 
 /* One read of at most so many bytes into room at the end of the input. True when there may be more to read this turn: the end, that
@@ -216,11 +218,11 @@ static inline __attribute__((always_inline)) bool receive_once(rille_conn *c, bo
   } while (got < 0 && errno == EINTR);
   if (got <= 0) {
     rille_linkbuffer_commit(c->in, 0);
-    if (got == 0) end_of_input(c, 0);
-    else if (errno != EAGAIN) end_of_input(c, error_of_read(c, errno));
+    if (got == 0) rille_conn_end_input(c, 0);
+    else if (errno != EAGAIN) rille_conn_end_input(c, errno);
     return false;
   }
-  if (c->flags & RILLE_CONN_TRACE) trace(c, "received", areas, count, (size_t)got);
+  if (c->flags & RILLE_CONN_TRACE) rille_conn_log_bytes(c, "received", areas, count, (size_t)got);
   rille_linkbuffer_commit(c->in, (size_t)got);
   c->flags |= RILLE_CONN_ARRIVED;
   c->read_ms = c->loop->now_ms;
@@ -275,7 +277,7 @@ void rille_conn_wake_writers(rille_conn *c) {
 }
 
 /* The way out is gone. What the peer sent before may still be read, so the end comes from the reading side. */
-static void break_output(rille_conn *c) {
+void rille_conn_break_output(rille_conn *c) {
   if (c->flags & RILLE_CONN_CLOSING && !c->error) c->error = RILLE_ERR_RESET; /* what close() was to drain is lost */
   c->flags |= RILLE_CONN_BROKEN;
   c->flags &= ~(uint32_t)RILLE_CONN_BLOCKED;
@@ -291,7 +293,7 @@ static ssize_t send_areas(const rille_conn *c, struct iovec *areas, int count) {
   return sendmsg(c->fd, &message, MSG_NOSIGNAL);
 }
 
-static void note_blocked(rille_conn *c) {
+void rille_conn_note_blocked(rille_conn *c) {
   c->flags |= RILLE_CONN_BLOCKED;
   c->written_ms = rille_loop_fresh_ms(c->loop); /* the write time-out runs from here */
   rille_conn_arm(c);
@@ -305,16 +307,16 @@ static inline __attribute__((always_inline)) ssize_t send_once(rille_conn *c, st
   if (sent < 0) {
     if (errno != EAGAIN) {
       int err = rille_err_from_errno(errno);
-      break_output(c);
+      rille_conn_break_output(c);
       return err;
     }
     sent = 0;
   }
-  if (c->flags & RILLE_CONN_TRACE && sent > 0) trace(c, "sent", areas, count, (size_t)sent);
+  if (c->flags & RILLE_CONN_TRACE && sent > 0) rille_conn_log_bytes(c, "sent", areas, count, (size_t)sent);
   rille_linkbuffer_drop(c->out, (size_t)sent);
   c->loop->bytes_out += (double)sent;
   c->written_ms = c->loop->now_ms;
-  if ((size_t)sent < size) note_blocked(c);
+  if ((size_t)sent < size) rille_conn_note_blocked(c);
   return sent;
 }
 
@@ -355,12 +357,12 @@ static ssize_t send_shared(rille_conn *c, const uint8_t *base, uint32_t size) {
   while (sent < 0 && errno == EINTR);
   if (sent < 0 && errno != EAGAIN) {
     int err = rille_err_from_errno(errno);
-    break_output(c);
+    rille_conn_break_output(c);
     rille_conn_mark_dirty(c); /* to be settled */
     return err;
   }
   if (sent <= 0) return 0;
-  if (c->flags & RILLE_CONN_TRACE) trace(c, "sent", &area, 1, (size_t)sent);
+  if (c->flags & RILLE_CONN_TRACE) rille_conn_log_bytes(c, "sent", &area, 1, (size_t)sent);
   c->loop->bytes_out += (double)sent;
   c->written_ms = c->loop->now_ms;
   return sent;
@@ -384,7 +386,7 @@ int rille_conn_share(rille_conn *c, rille_block *block, const uint8_t *base, uin
   rille_slice rest = {
       .base_ = base + sent, .cell_ = &always, .block_ = block, .size_ = size - (uint32_t)sent, .epoch_ = 1};
   if (out) err = rille_linkbuffer_write_direct_slice(out, &rest, 0); /* links it, however short it is */
-  if (!err && is_direct) note_blocked(c);
+  if (!err && is_direct) rille_conn_note_blocked(c);
   if (err && sent > 0) { /* no memory: nothing may follow half a message */
     c->reason = c->reason ? c->reason : RILLE_ERR_ERROR;
     rille_conn_abort(c);
@@ -394,8 +396,21 @@ int rille_conn_share(rille_conn *c, rille_block *block, const uint8_t *base, uin
 
 /* ---- events ---------------------------------------------------------------------------------------------------- */
 
+/* What it has is taken by a pump, or read. */
+static void take(rille_conn *c, uint32_t events, bool is_hung) {
+  if (c->part && c->part->drain) rille_way_run(c->part->drain);
+  else receive(c, is_hung || events & EPOLLRDHUP, is_hung);
+}
+
+/* It cannot be read now. */
+static bool is_held(const rille_conn *c) {
+  if (c->part && c->part->drain) return rille_way_is_held(c->part->drain);
+  return c->flags & RILLE_CONN_FULL && !(c->flags & RILLE_CONN_LINGERING);
+}
+
 void rille_conn_ready(rille_conn *c, uint32_t events) {
   if (c->fd < 0) return;
+  if (c->proxied && rille_proxied_ready(c, events)) return;
   if (c->tls && !(c->flags & RILLE_CONN_LINGERING)) {
     events = rille_conn_tls_events(c, events);
     if (!events) return;
@@ -404,19 +419,22 @@ void rille_conn_ready(rille_conn *c, uint32_t events) {
     c->flags &= ~(uint32_t)RILLE_CONN_BLOCKED;
     rille_conn_mark_dirty(c);
     rille_conn_send(c);
+    if (c->part && c->part->feed) rille_way_run(c->part->feed);
+    rille_conn_wake_writers(c);
     if (c->fd < 0) return;
   }
   bool is_hung = events & (EPOLLHUP | EPOLLERR);
   if (!(c->flags & RILLE_CONN_EOF)) {
-    if (events & (EPOLLIN | EPOLLRDHUP) || is_hung) receive(c, is_hung || events & EPOLLRDHUP, is_hung);
-    if (is_hung && c->flags & RILLE_CONN_FULL && !(c->flags & RILLE_CONN_LINGERING) && c->fd >= 0) {
+    if (events & (EPOLLIN | EPOLLRDHUP) || is_hung) take(c, events, is_hung);
+    if (is_hung && c->fd >= 0 && !(c->flags & RILLE_CONN_EOF) && is_held(c)) {
       /* It cannot be read now and epoll would report it for ever; tidying registers it again once there is room. */
       rille_poller_remove(&c->loop->poller, c->fd);
       c->flags &= ~(uint32_t)RILLE_CONN_REGISTERED;
       c->interest = 0;
     }
   } else if (is_hung && c->fd >= 0) { /* both directions are gone */
-    if (events & EPOLLERR || rille_conn_output_len(c) > 0) c->error = RILLE_ERR_RESET;
+    bool is_lost = rille_conn_output_len(c) > 0 || (c->part && c->part->feed && c->part->feed->piped > 0);
+    if (events & EPOLLERR || is_lost) c->error = RILLE_ERR_RESET;
     rille_poller_remove(&c->loop->poller, c->fd);
     c->flags &= ~(uint32_t)RILLE_CONN_REGISTERED;
     c->flags |= RILLE_CONN_BROKEN;
@@ -435,10 +453,13 @@ static void apply_interest(rille_conn *c) {
   bool reads =
       !(c->flags & RILLE_CONN_EOF) && (c->flags & RILLE_CONN_LINGERING || !(c->flags & (HELD | RILLE_CONN_SHAPED)) ||
                                        (!(c->flags & HELD) && !rille_shaper_holds_input(c)));
+  const rille_way *drain = c->part ? c->part->drain : NULL;
+  reads = reads && !(drain && !rille_way_wants(drain));
   uint8_t interest = (uint8_t)((reads ? EPOLLIN : 0) | (c->flags & RILLE_CONN_BLOCKED ? EPOLLOUT : 0));
   if (c->tls && !(c->flags & RILLE_CONN_LINGERING)) interest = rille_conn_tls_interest(c, interest);
   /* One that was taken out, see rille_conn_ready, goes back in even when paused: with no interest at all the end is still told. */
-  if (interest == c->interest && c->flags & (RILLE_CONN_REGISTERED | RILLE_CONN_EOF | RILLE_CONN_FULL)) return;
+  if (interest == c->interest && (drain || c->flags & (RILLE_CONN_REGISTERED | RILLE_CONN_EOF | RILLE_CONN_FULL)))
+    return;
   uint32_t events = interest | (interest & EPOLLIN ? (uint32_t)EPOLLRDHUP : 0);
   uint64_t data = rille_poller_data(RILLE_TAG_CONN, c->epoch, c->slot);
   if (c->flags & RILLE_CONN_REGISTERED) {
@@ -473,6 +494,7 @@ void rille_conn_tidy(rille_conn *c) {
       c->flags |= RILLE_CONN_SHUT_DONE;
     }
   }
+  if (c->part) rille_pump_check(c);
   if (c->flags & RILLE_CONN_LEFT) {
     c->flags &= ~(uint32_t)RILLE_CONN_LEFT;
     rille_conn_input_changed(c);
@@ -485,27 +507,4 @@ void rille_conn_tidy(rille_conn *c) {
 
 bool rille_conn_is_put_off(const rille_conn *c) {
   return rille_conn_output_len(c) > 0 || (c->tls && c->tls->has_more && c->tls->read_turn == (uint32_t)c->loop->turn);
-}
-
-/* ---- trace ----------------------------------------------------------------------------------------------------- */
-
-/* The first bytes of what went over the wire, as hex, in one record. */
-static void trace(const rille_conn *c, const char *way, const struct iovec *areas, int count, size_t size) {
-  enum { SHOWN = 512 };
-  static const char digits[] = "0123456789abcdef";
-  char hex[SHOWN * 2 + 1];
-  size_t shown = 0;
-  for (int i = 0; i < count; i++) {
-    const uint8_t *bytes = areas[i].iov_base;
-    for (size_t k = 0; k < areas[i].iov_len && shown < size && shown < SHOWN; k++, shown++) {
-      hex[shown * 2] = digits[bytes[k] >> 4];
-      hex[shown * 2 + 1] = digits[bytes[k] & 15];
-    }
-  }
-  hex[shown * 2] = '\0';
-  char title[64];
-  int length = snprintf(title, sizeof title, "%s %zu bytes%s", way, size, shown < size ? ", the first of them" : "");
-  rille_log_context context = {.label = c->state->label, .conn = rille_conn_id(c), .loop = c->loop->id};
-  rille_log_field field = {.key = "hex", .value = hex, .size = shown * 2};
-  rille_log_write(RILLE_LOG_INFO, 0, &context, title, (size_t)length, &field, 1);
 }

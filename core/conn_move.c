@@ -8,6 +8,7 @@
 #include "listener.h"
 #include "log.h"
 #include "loop.h"
+#include "proxied.h"
 #include "shaper.h"
 #include "team.h"
 
@@ -36,6 +37,7 @@ struct rille_move {
   rille_shaper *shaper;
   struct rille_bound *names;
   struct rille_conn_tls *tls; /* owned */
+  struct rille_proxied *proxied;
   uint32_t high_water, low_water, read_size;
   uint32_t opened_ago, read_ago, written_ago; /* ms */
   size_t size;
@@ -80,6 +82,7 @@ static struct rille_move *pack(rille_conn *c, rille_listener *to, const char *ct
       .shaper = c->shaper,
       .names = rille_binding_pack(c),
       .tls = c->tls,
+      .proxied = c->proxied,
       .high_water = c->high_water,
       .low_water = c->low_water,
       .read_size = c->read_size,
@@ -99,6 +102,7 @@ static void leave_husk(rille_conn *c) {
   c->timeouts = &c->service->timeouts;
   c->shaper = NULL;
   c->tls = NULL;
+  c->proxied = NULL;
   /* the count of its source address goes along */
   rille_group_left(c->listener->group, c->loop);
   c->listener->connections--;
@@ -163,7 +167,8 @@ static void discard(struct rille_move *move) {
   free(move->shaper);
   rille_binding_discard(move->names);
   if (move->tls) rille_conn_tls_free(move->tls);
-  rille_listener_lose(move->to, &move->peer);
+  rille_listener_uncount(move->to, move->proxied ? &move->proxied->counted : &move->peer);
+  free(move->proxied);
   free(move);
 }
 
@@ -187,6 +192,7 @@ static rille_conn *unpack(rille_loop *loop, const struct rille_move *move) {
     c->tls->read_turn = (uint32_t)loop->turn - 1;
     if (c->tls->has_more) rille_conn_mark_dirty(c);
   }
+  c->proxied = move->proxied;
   c->high_water = move->high_water;
   c->low_water = move->low_water;
   c->read_size = move->read_size;

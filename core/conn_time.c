@@ -6,6 +6,8 @@
 #include "conn_tls.h"
 #include "http.h"
 #include "loop.h"
+#include "proxied.h"
+#include "pump.h"
 #include "shaper.h"
 
 enum due {
@@ -18,7 +20,9 @@ enum due {
   DUE_IDLE_READ,
   DUE_IDLE_WRITE,
   DUE_SHAPER,
-  DUE_HANDSHAKE
+  DUE_HANDSHAKE,
+  DUE_PUMP,
+  DUE_PROXIED
 };
 
 static void earliest(int32_t *left, enum due *due, uint32_t since, uint32_t span, uint32_t now, enum due what) {
@@ -46,6 +50,10 @@ static enum due next_due(const rille_conn *c, int32_t *left) {
   uint32_t now = c->loop->now_ms;
   enum due due = DUE_NOTHING;
   *left = 0;
+  if (rille_proxied_is_awaited(c)) {
+    if (c->fd >= 0) earliest(left, &due, c->opened_ms, c->proxied->wait_ms, now, DUE_PROXIED);
+    return due;
+  }
   bool is_shaped = c->flags & RILLE_CONN_SHAPED && c->fd >= 0;
   bool holds_input = is_shaped && rille_shaper_holds_input(c);
   bool holds_output = is_shaped && rille_shaper_holds_output(c);
@@ -59,6 +67,8 @@ static enum due next_due(const rille_conn *c, int32_t *left) {
     closing_due(c, left, &due);
     return due;
   }
+  const rille_pump *pump = c->part ? c->part->own : NULL;
+  if (pump && !pump->is_over && pump->idle_ms) earliest(left, &due, pump->moved_ms, pump->idle_ms, now, DUE_PUMP);
   if (c->http && c->is_http && !holds_input) {
     uint32_t since, span = rille_http_patience(c, &since);
     if (span > 0) earliest(left, &due, since, span, now, DUE_HTTP);
@@ -96,6 +106,8 @@ static void expire(rille_conn *c, enum due due) {
   case DUE_HTTP: rille_http_expire(c); return;
   case DUE_SHAPER: rille_shaper_fire(c); return;
   case DUE_HANDSHAKE: rille_conn_tls_fail(c, RILLE_ERR_TIMEOUT, "it took too long"); return;
+  case DUE_PUMP: rille_pump_expire(c->part->own); return;
+  case DUE_PROXIED: rille_proxied_expire(c); return;
   case DUE_READ:
     c->flags |= RILLE_CONN_READ_LATE | RILLE_CONN_WOKEN;
     rille_state_emit(c->state, RILLE_EVENT_READ, c->slot, 0);

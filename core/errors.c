@@ -38,8 +38,8 @@
   X(RILLE_ERR_NOT_A_LIST, "value not a list", 0)                                                                       \
   X(RILLE_ERR_A_LIST, "value is a list", 0)                                                                            \
   X(RILLE_ERR_SERVER_FAILURE, "server failure", 0)                                                                     \
-  X(RILLE_ERR_HANDSHAKE, "handshake failed", EPROTO)                                                                   \
-  X(RILLE_ERR_CERTIFICATE, "bad certificate", EKEYREJECTED)
+  X(RILLE_ERR_HANDSHAKE, "handshake failed", 0)                                                                        \
+  X(RILLE_ERR_CERTIFICATE, "bad certificate", 0)
 
 static const struct {
   const char *text;

@@ -7,6 +7,7 @@
 #include "given.h"
 #include "log.h"
 #include "process_note.h"
+#include "proxied.h"
 #include "shaper.h"
 #include "socket.h"
 #include "team.h"
@@ -213,8 +214,11 @@ static bool set_admission(rille_listener *l) {
   rille_admission *a = &l->admission;
   rille_cidr_retain(l->options.allow);
   rille_cidr_retain(l->options.deny);
+  rille_cidr_retain(l->options.trusted);
   rille_cidr_release(a->allow);
   rille_cidr_release(a->deny);
+  rille_cidr_release(a->trusted);
+  a->trusted = l->options.trusted;
   a->allow = l->options.allow;
   a->deny = l->options.deny;
   a->max_per_address = l->options.max_per_address;
@@ -312,6 +316,7 @@ static void swap(rille_listener *l, rille_service *service) {
     RILLE_LOG(RILLE_LOG_WARN, "no memory for the lists of a listener: it lets everybody in");
   }
   l->other_options = before;
+  if (before.proxy) rille_proxied_follow(l);
   if (l->udp) rille_udp_renew(l->udp);
 }
 

@@ -59,10 +59,14 @@ void rille_listener_to_former(rille_listener *l);
 void rille_listener_arm(rille_listener *l);
 void rille_listener_disarm(rille_listener *l);
 void rille_listener_accept(rille_listener *l);
+/* It is let in, and known for whose it is: TLS, or its hooks. */
+void rille_listener_launch(rille_conn *c);
 /* A connection that was accepted, by this member of the group or another, and counts here already: serve it. */
 void rille_listener_receive(rille_listener *l, int fd, const rille_peer *peer);
 /* Such a connection is lost instead. Any thread, when l's loop is over. */
 void rille_listener_lose(rille_listener *l, const rille_peer *peer);
+/* One less of this peer (of no family: nobody was counted), wherever it was served. */
+void rille_listener_uncount(rille_listener *l, const rille_peer *counted);
 /* The connection of this peer is over. */
 void rille_listener_left(rille_listener *l, const rille_peer *peer);
 /* A connection of the service went, or the back-off is over: accept again where that was the reason. Returns when to look again, in

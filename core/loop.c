@@ -65,6 +65,7 @@ rille_loop *rille_loop_new(uint32_t id, int *err) {
   loop->watch_free = UINT32_MAX;
   loop->budget_slot = UINT32_MAX;
   loop->budget_ns = BUDGET_NS;
+  loop->pipes.max = RILLE_PIPES_MAX;
   loop->mend_at_ms = UINT64_MAX;
   loop->place = id == RILLE_LOOP_PRIVATE ? NULL : rille_process_place(id);
   if (!loop->place) loop->place = &loop->own_place;
@@ -117,6 +118,7 @@ void rille_loop_free(rille_loop *loop) {
   for (uint32_t i = 0; i < loop->slab_count; i++) free(loop->slabs[i]);
   for (uint32_t i = 0; i < loop->watch_slab_count; i++) free(loop->watch_slabs[i]);
   rille_topic_end(&loop->subscriptions);
+  rille_pipes_trim(&loop->pipes, 0);
   while (loop->buffer_count > 0) rille_linkbuffer_free(loop->buffers[--loop->buffer_count]);
   while (loop->exchanges) {
     rille_http *http = loop->exchanges;
@@ -287,6 +289,7 @@ static void watch_fired(rille_timer *timer, void *arg) {
 
 static void housekeep(rille_loop *loop) {
   rille_udp_trim(loop);
+  rille_pipes_trim(&loop->pipes, 1);
   rille_block_trim();
   while (loop->buffer_count > RILLE_BUFFERS_KEPT / 4) rille_linkbuffer_free(loop->buffers[--loop->buffer_count]);
   for (uint32_t i = 0; i < loop->state_count; i++) {
@@ -472,6 +475,8 @@ void rille_loop_open(rille_loop *loop) {
   if (loop->team) rille_team_started(loop->team);
   else accept_from_now(loop);
 }
+
+void rille_loop_set_pipes(rille_loop *loop, double max) { loop->pipes.max = max > 0 ? (uint32_t)max : 0; }
 
 void rille_loop_set_budget(rille_loop *loop, double ms) { loop->budget_ns = ms > 0 ? (uint64_t)(ms * 1e6) : BUDGET_NS; }
 

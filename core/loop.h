@@ -15,6 +15,7 @@
 #include "conn.h"
 #include "histogram.h"
 #include "mailbox.h"
+#include "pipes.h"
 #include "poller.h"
 #include "reserve.h"
 #include "process_note.h"
@@ -90,6 +91,8 @@ struct rille_loop {
 
   rille_linkbuffer *buffers[RILLE_BUFFERS_KEPT];
   uint32_t buffer_count;
+
+  rille_pipes pipes;
 
   rille_subscriptions subscriptions;
 

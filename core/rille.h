@@ -507,6 +507,8 @@ void rille_log_count(rille_log_counts *out);
 #include "rille_pool.h"
 #include "rille_post.h"
 #include "rille_prefork.h"
+#include "rille_proxy.h"
+#include "rille_pump.h"
 #include "rille_reload.h"
 #include "rille_stream.h"
 #include "rille_process.h"

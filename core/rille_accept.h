@@ -53,6 +53,9 @@ typedef struct rille_listen_options {
   uint32_t server;                 /* addresses with the same number count those together; 0: this one alone */
   uint32_t shed_after_ms;          /* out of descriptors for so long: connections are closed; 0: they wait on */
   rille_cidr *allow, *deny;        /* sealed; the listener takes references; NULL: none */
+  int proxy;                       /* enum rille_proxy_wish */
+  uint32_t proxy_ms, proxy_max;    /* for a PROXY header, 0: no limit; of it, bytes */
+  rille_cidr *trusted;             /* as allow; who may send one */
   uint32_t mode;                   /* of a unix path; 0: as umask has it */
   int stays;                       /* 1: it accepts during a stop too, to say so */
   char device[16];

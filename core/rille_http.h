@@ -96,8 +96,7 @@ int rille_http_write_buffer(rille_conn *c, rille_linkbuffer *from);
 int rille_http_file_seek(const rille_file *file, double at);
 /* the head of an answer of so many bytes: 0, or an error */
 int rille_http_open_body(rille_conn *c, double size);
-/* At most 64 KiB from the file, as the next piece: 0, RILLE_PARK (until at most one piece waits), RILLE_HTTP_END, RILLE_HTTP_COLD (a
- * disk would have to be waited for) or an error */
+/* The next piece of the file, as rille_conn_write_file */
 int rille_http_write_file(rille_conn *c, const rille_file *file);
 /* the same from a request RILLE_IO_READ that was answered */
 int rille_http_write_read(rille_conn *c, const rille_job *job);

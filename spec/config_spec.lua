@@ -67,7 +67,7 @@ describe("the configuration", function()
       }
       assert.same({
         loops = 1, processes = 1, drain_timeout = 30, dev = false, log = { level = "info", format = "logfmt" },
-        limits = { turn_time = 0.001, processes = 256, bindings = 1048576 }, io = { workers = 4, queue = 4096, timeout = 60 },
+        limits = { pipes = 256, turn_time = 0.001, processes = 256, bindings = 1048576 }, io = { workers = 4, queue = 4096, timeout = 60 },
         dial = { timeout = 10, max = 10000 },
         dns = { servers = {}, timeout = 2, tries = 3, cache = 1000, negative = 60, hosts = "/etc/hosts", resolv_conf = "/etc/resolv.conf" },
         timeouts = timeouts, reload = reload, dicts = {}, pools = {}, workers_timeout = 2,

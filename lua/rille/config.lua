@@ -317,7 +317,6 @@ end
 -- The configuration in a file. The normalized table, or nil, message, the other files that it has loaded.
 function config.load(file)
   local source, given, message, files
-  local began = require("rille.core").rille_time()
   source, message = read(file)
   if not source then return nil, message end
   given, message, files = evaluate(source, file)
@@ -326,7 +325,7 @@ function config.load(file)
   if conf then path, problem = check_together(conf) end
   if conf and not path then path, problem = need_servers(conf) end
   if path then return nil, message_of(file, path, problem, locate(source, path)), files end
-  conf.loaded = { from = file, files = files, at = began } -- for a reload
+  conf.loaded = { from = file, files = files, texts = loaded.texts { file, unpack(files) } } -- for a reload
   conf.file = paths.real(file) -- for `rille status --conf`
   return conf
 end

@@ -1,7 +1,7 @@
 -- conn: a connection as scripts see it. One table for each connection that a script has seen and still holds; the C side
 -- owns everything else. docs/script.md describes every method.
 -- Reading and writing are in conn_read.lua and conn_write.lua, what a socket can be told in conn_option.lua, the way to another loop in
--- conn_move.lua, TLS in conn_tls.lua.
+-- conn_move.lua, TLS in conn_tls.lua, what goes on without Lua in conn_pump.lua, the header of a proxy in conn_proxy.lua.
 
 local C = require "rille.core"
 local ffi = require "ffi"
@@ -9,6 +9,8 @@ local ffi = require "ffi"
 local codecs = require "rille.codec"
 local conn_move = require "rille.conn_move"
 local conn_option = require "rille.conn_option"
+local conn_proxy = require "rille.conn_proxy"
+local conn_pump = require "rille.conn_pump"
 local conn_read = require "rille.conn_read"
 local conn_tls = require "rille.conn_tls"
 local conn_write = require "rille.conn_write"
@@ -22,7 +24,7 @@ local gone, result = conn_read.gone, conn_write.result
 local text = errors.text
 
 local Conn = {}
-for _, part in ipairs { conn_read, conn_write, conn_option, conn_move, conn_tls } do
+for _, part in ipairs { conn_read, conn_write, conn_option, conn_move, conn_tls, conn_pump, conn_proxy } do
   for name, method in pairs(part.methods) do Conn[name] = method end
 end
 

@@ -82,6 +82,16 @@ function M.unwatch(self)
   return true
 end
 
+-- Park until the READ event for something other than reading; undo(self) as of task.park, which begins with unpark.
+function M.park_for(self, undo)
+  readers[self._slot] = task.current() or false
+  task.park(undo, self)
+end
+
+function M.unpark(self)
+  if self._slot then readers[self._slot] = false end
+end
+
 -- ---- methods ---------------------------------------------------------------------------------------------------
 
 local function check_size(n, name)

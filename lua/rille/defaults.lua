@@ -120,6 +120,17 @@ local server_limits = {
     about = "out of descriptors for so long: connections that wait are closed; 0: they wait on" },
 }
 
+local proxy = {
+  { name = "accept", type = "enum", default = "required", values = { "required", "optional" },
+    about = "a trusted peer sends a header, or may" },
+  { name = "trusted", type = "networks", max = 4096, required = true,
+    about = "networks of the proxies; others are refused, or with `\"optional\"` served without a header" },
+  { name = "timeout", type = "seconds", default = "5s", min = "10ms", max = TIME_MAX,
+    about = "for the whole header, from accepting on" },
+  { name = "max", type = "bytes", default = "4k", min = 232, max = 65551,
+    about = "of a header" },
+}
+
 local canary = {
   { name = "loops", type = "count", default = 0, min = 0, max = 256,
     about = "so many loops get a new generation first, the others after its `soak`; 0: all at once" },
@@ -255,6 +266,8 @@ local server = {
     about = "networks that connections may come from; without: all" },
   { name = "deny", live = "generation", type = "networks", max = 4096,
     about = "networks that they may not come from, whatever `allow` says" },
+  { name = "proxy", live = "address", type = "table", keys = proxy, optional = true,
+    about = "connections come by a proxy that says from where, with a [PROXY header](proxy.md)" },
   { name = "session", live = "generation", type = "table", keys = session, optional = true,
     about = "datagrams: what one peer sends is a [session](udp.md#sessions)" },
   { name = "multicast", live = "address", type = "table", keys = multicast, optional = true,
@@ -353,6 +366,8 @@ local debugging = {
 }
 
 local limits = {
+  { name = "pipes", live = false, type = "count", default = 256, min = 0, max = 65536,
+    about = "with bytes in them that each loop may have for `conn:pump`; beyond, bytes are copied. 0: all are" },
   { name = "turn_time", live = "loops", type = "seconds", default = "1ms", min = "0.1ms", max = "1s",
     about = "how long one connection is served in a turn while others wait" },
   { name = "processes", live = "process", type = "count", default = 256, min = 1, max = 65536,

@@ -78,6 +78,7 @@ local rille = {
   topic = topic,
   unbind = binding.unbind,
   udp = udp.open,
+  proxy_header = require("rille.conn_proxy").header,
 }
 
 -- Seconds of a clock that only goes forward, as of the beginning of this turn.

@@ -152,6 +152,14 @@ local function set_admission(options, settings)
       lists[name], options[name] = list, list
     end
   end
+  local proxy = settings.proxy
+  if proxy then
+    local list, message = cidr.compile(proxy.trusted)
+    if not list then return nil, message end
+    lists.trusted, options.trusted = list, list
+    options.proxy = proxy.accept == "optional" and C.RILLE_PROXY_OPTIONAL or C.RILLE_PROXY_REQUIRED
+    options.proxy_ms, options.proxy_max = math.ceil(proxy.timeout * 1000), proxy.max
+  end
   options.max_connections = limits.max_connections or 0
   options.max_per_address = limits.max_connections_per_address or 0
   options.shed_after_ms = math.ceil((limits.shed_after or 0) * 1000)

@@ -31,6 +31,7 @@ local message_box = ffi.new("char[?]", 4096)
 local function set_up(loop, conf)
   C.rille_loop_set_drain(loop, conf.drain_timeout * 1000)
   C.rille_loop_set_budget(loop, conf.limits.turn_time * 1000)
+  C.rille_loop_set_pipes(loop, conf.limits.pipes)
 end
 
 local CPUS_MAX = 1024
@@ -215,7 +216,6 @@ end
 local function serve(conf)
   local started, problem = start_control(conf, true)
   if not started then return nil, problem end
-  local began = C.rille_time()
   local groups = address_groups.first(conf.servers)
   local team, generations = server.build(conf, groups)
   if not team then
@@ -223,7 +223,7 @@ local function serve(conf)
     return nil, generations
   end
   C.rille_process_built()
-  local deployer, problem_of_it = reload.start(conf, team, generations, groups, began)
+  local deployer, problem_of_it = reload.start(conf, team, generations, groups)
   release(generations)
   if not deployer then log.error("%s", problem_of_it) end
   local status = C.rille_team_run(team)

@@ -38,4 +38,15 @@ function loaded.call(fn)
   return ok, value, files
 end
 
+-- What is in these files now, by path; false: nothing that can be read.
+function loaded.texts(files)
+  local texts = {}
+  for _, path in ipairs(files) do
+    local file = io.open(path, "rb")
+    texts[path] = file and file:read("*a") or false
+    if file then file:close() end
+  end
+  return texts
+end
+
 return loaded

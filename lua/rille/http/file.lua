@@ -5,20 +5,14 @@ local C = require "rille.core"
 local ffi = require "ffi"
 
 local errors = require "rille.errors"
-local io = require "rille.io"
 local misuse = require "rille.misuse"
 local response = require "rille.http.response"
+local sendfile = require "rille.sendfile"
 local types = require "rille.http.types"
-local write_slow = require("rille.conn_write").slow
-
-local PIECE = 65536 -- of what waits for a slow client, beside the one that is read
-local PARK, END, COLD = C.RILLE_PARK, C.RILLE_HTTP_END, C.RILLE_HTTP_COLD
-
-local NOT_THERE = { ["invalid argument"] = true, ["not supported"] = true } -- a folder, a pipe
 
 local file = {}
 
-local err_box, stat_box = ffi.new("int[1]"), ffi.new("rille_file_stat")
+local stat_box = ffi.new("rille_file_stat")
 local date_box, slice_box = ffi.new("char[32]"), ffi.new("rille_slice[1]")
 
 local function date_of(seconds)
@@ -68,41 +62,6 @@ local function select_part(res, p, size, date)
   return first, last - first + 1
 end
 
--- A worker reads the next piece, which is not in memory. A code as of rille_http_write_file; or nil, err.
-local function send_cold(res, handle)
-  local job, err = io.call_file(io.deadline(nil, "file"), nil, false, C.RILLE_IO_READ, handle, PIECE)
-  if not job then return nil, err end
-  local p = response.live(res)
-  local code = p and C.rille_http_write_read(p, job)
-  io.drop(job)
-  if not p then return nil, "closed" end
-  return code
-end
-
-local function send_pieces(res, handle)
-  while true do
-    local p = response.live(res)
-    if not p then return nil, "closed" end
-    local code = C.rille_http_write_file(p, handle)
-    if code == COLD then
-      local err
-      code, err = send_cold(res, handle)
-      if not code then
-        res.conn:close() -- the length is out already
-        return nil, err
-      end
-    end
-    if code == END then return true end
-    if code == PARK then
-      local ok, why = write_slow(res.conn, code, PIECE)
-      if not ok then return nil, why end
-    elseif code ~= 0 then
-      if code == C.RILLE_ERR_SHORT then res.conn:close() end -- it shrank: the length is out already
-      return nil, errors.text[-code]
-    end
-  end
-end
-
 local function send(res, p, path, handle, options)
   local code = C.rille_file_look(handle, stat_box)
   if code ~= 0 then return nil, errors.text[-code] end
@@ -126,27 +85,7 @@ local function send(res, p, path, handle, options)
     local ok, err = response.answered(res, code)
     if not ok then return nil, err end
   end
-  return send_pieces(res, handle)
-end
-
--- The file, opened by a worker if a disk would have to be waited for. nil, err.
-local function open(path)
-  local handle = C.rille_file_open_cached(path, err_box)
-  if handle ~= nil then return handle end
-  if err_box[0] ~= C.RILLE_ERR_BUSY then return nil, errors.text[-err_box[0]] end
-  local job, err = io.call(io.deadline(nil, "file"), C.RILLE_IO_OPEN, path, nil, C.RILLE_FILE_READ, -1)
-  if not job then return nil, NOT_THERE[err] and "not found" or err end
-  handle = C.rille_io_take_file(job)
-  io.drop(job)
-  if C.rille_file_look(handle, stat_box) == 0 and string.char(stat_box.type) == "f" then return handle end
-  C.rille_file_release(handle)
-  return nil, "not found"
-end
-
-local function finish(handle, ok, ...)
-  C.rille_file_release(handle)
-  if not ok then error((...), 0) end
-  return ...
+  return sendfile.send(res.conn, response.live, res, handle, C.rille_http_write_file, C.rille_http_write_read)
 end
 
 -- True when the file was sent; nil, err, with nothing sent, when it cannot be opened: "not found", "permission denied".
@@ -160,14 +99,14 @@ function file.send(res, path, options)
   end
   if res:is_sent() then return response.answered(res, C.rille_http_open_body(p, 0)) end -- raises, or says what ended it
   if path:find("%z") then return nil, "not found" end
-  local handle, err = open(path)
+  local handle, err = sendfile.open(path)
   if not handle then return nil, err end
   p = response.live(res)
   if not p then
     C.rille_file_release(handle)
     return nil, "closed"
   end
-  return finish(handle, pcall(send, res, p, path, handle, options))
+  return sendfile.finish(handle, pcall(send, res, p, path, handle, options))
 end
 
 return file

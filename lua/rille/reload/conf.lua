@@ -8,6 +8,7 @@ local config = require "rille.config"
 local deploy = require "rille.reload.deploy"
 local diff = require "rille.config.diff"
 local live = require "rille.reload.live"
+local loaded = require "rille.config.loaded"
 local log = require "rille.log"
 local names = require "rille.config.names"
 local scheme = require "rille.config.scheme"
@@ -53,7 +54,7 @@ end
 -- The configuration of the file, or nil, message.
 local function read()
   local limit = current.reload.stage_timeout
-  local ok, lost = require("rille.reload.deploy").check_threads()
+  local ok, lost = deploy.check_threads()
   if not ok then return nil, lost end
   local conf, message, files = hub.staging():with({ timeout = limit }):call("rille.reload.stage", "configure", current.loaded.from,
     current.overrides or {})
@@ -64,10 +65,18 @@ local function read()
   return nil, tostring(message), type(files) == "table" and files or nil
 end
 
-local function watch(files, since)
+local seen -- what was in the files of the configuration when it was read last, by path
+local watched = {}
+
+local function texts_now()
+  return loaded.texts(watched)
+end
+
+local function watch(files)
   local paths = { current.loaded.from }
   for _, path in ipairs(files) do paths[#paths + 1] = path end
-  watching.renew_conf(current.reload, paths, refused, since)
+  watched = paths
+  watching.renew_conf(current.reload, paths, refused)
 end
 
 -- ---- checking --------------------------------------------------------------------------------------------------
@@ -275,23 +284,21 @@ local function apply(new, began)
   return report_of(d, lines, apply_servers(steps, gone, current), began)
 end
 
--- A file that was written right before the start counts as loaded: its time may be later than the clock said.
-local LAG_S = 0.03
-
 local function reload()
-  local began, since = C.rille_now(), C.rille_time()
+  local began = C.rille_now()
+  seen = texts_now()
   local new, message, files = read()
   if new then
     local report
     report, message = apply(new, began)
     files = new.loaded.files
     if report then
-      watch(files, since)
+      watch(files)
       return report
     end
   end
   log.error("the configuration is not reloaded: %s", message)
-  if files then watch(files, since) end
+  if files then watch(files) end
   return { ok = false, message = message, added = {}, removed = {}, changed = {}, refused = {}, lines = {}, reports = {},
     seconds = C.rille_now() - began }
 end
@@ -329,6 +336,14 @@ function M.reload()
   return answer:receive()
 end
 
+-- Whether its files are not as they were when it was read last.
+function M.has_changed()
+  for path, text in pairs(texts_now()) do
+    if seen[path] ~= text then return true end
+  end
+  return false
+end
+
 -- What holds outside of servers.
 function M.current()
   return current
@@ -338,7 +353,8 @@ end
 function M.start(given)
   hub, current, requests = given, given.conf, channel(64)
   if not M.has_file() then return end
-  watch(current.loaded.files, current.loaded.at + LAG_S)
+  seen = current.loaded.texts
+  watch(current.loaded.files)
   task.start_later(attend)
 end
 

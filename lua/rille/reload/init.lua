@@ -37,8 +37,8 @@ local function plain(conf)
 end
 
 -- Bring the loop to life, on a thread of its own. A handle for reload.stop, or nil, message. generations: of each server, the
--- first; groups: the numbers of its addresses; since: rille.time() before the configuration was read.
-function reload.start(conf, team, generations, groups, since)
+-- first; groups: the numbers of its addresses.
+function reload.start(conf, team, generations, groups)
   local loop = C.rille_loop_new(C.RILLE_LOOP_PRIVATE, err_box)
   if loop == nil then return nil, ("cannot make a loop: %s"):format(errors.text[-err_box[0]]) end
   local g = C.rille_generation_new(0, 1, LABEL, err_box)
@@ -52,7 +52,7 @@ function reload.start(conf, team, generations, groups, since)
     addresses[i] = boot.as_number(one)
   end
   local plan = {
-    conf = plain(conf), groups = groups, team = boot.as_number(team), generations = addresses, since = since, path = package.path,
+    conf = plain(conf), groups = groups, team = boot.as_number(team), generations = addresses, path = package.path,
     cpath = package.cpath,
   }
   local bytes = buffer.encode(plan)
@@ -273,7 +273,7 @@ end
 -- Of those whose files have changed the configuration is first.
 local function renew(keys)
   local is_done = {}
-  if keys.conf then
+  if keys.conf and conf_module().has_changed() then
     for _, report in ipairs(conf_module().reload().reports) do is_done[report.server] = true end
   end
   for number in pairs(keys) do

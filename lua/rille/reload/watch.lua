@@ -70,11 +70,11 @@ function watch.renew(server)
 end
 
 -- The same for the configuration: loads: its file and what that loads; refused: servers of it that did not come up.
-function watch.renew_conf(reload, loads, refused, since)
+function watch.renew_conf(reload, loads, refused)
   if not watcher or not reload.watch then return end
   local paths, missing = { unpack(loads) }, {}
   for _, server in ipairs(refused) do add_files(server.refused, paths, missing) end
-  watcher:set("conf", paths, missing, since)
+  watcher:set("conf", paths, missing)
 end
 
 -- Other settings hold from now on.
