@@ -98,7 +98,6 @@ void rille_listener_launch(rille_conn *c) {
   else rille_conn_start(c);
 }
 
-
 /* fd becomes a connection of this loop; false: there is no memory, and fd is closed. */
 static bool serve(rille_listener *l, int fd, const rille_peer *peer) {
   rille_conn *c = rille_conn_new(l->loop, l->service, fd, true);

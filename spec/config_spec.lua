@@ -174,8 +174,10 @@ describe("the configuration", function()
     it("time-outs at the top for all servers, each of which may have its own", function()
       local conf = assert(load_text([[return { timeouts = { idle = "5s", read = 1 }, servers = {
         { listen = ":0", script = "a", timeouts = { idle = 0 } }, { listen = ":0", script = "b" } } }]]))
-      assert.same({ read = 1, write = 60, idle = 0, lifetime = 0, linger = 2, handshake = 10, header = 10, body = 60 }, conf.servers[1].timeouts)
-      assert.same({ read = 1, write = 60, idle = 5, lifetime = 0, linger = 2, handshake = 10, header = 10, body = 60 }, conf.servers[2].timeouts)
+      assert.same({ read = 1, write = 60, idle = 0, lifetime = 0, linger = 2, handshake = 10, header = 10, body = 60 },
+        conf.servers[1].timeouts)
+      assert.same({ read = 1, write = 60, idle = 5, lifetime = 0, linger = 2, handshake = 10, header = 10, body = 60 },
+        conf.servers[2].timeouts)
     end)
 
     it("names of servers, which no two have", function()

@@ -187,7 +187,8 @@ describe("a server behind a proxy", function()
 
   it("refuses who is not trusted, or serves him without looking", function()
     local s = start { trusted = { "10.0.0.0/8" } }
-    assert.equal("reset", select(2, s:connect():receive_all()))
+    local c = server.client.try_connect(s.url) -- it may be reset before connect returns
+    if c then assert.equal("reset", select(2, c:receive_all())) end
     s:wait_log "not among proxy.trusted"
     s = start({ trusted = { "10.0.0.0/8" }, accept = "optional" }, { name = "other" }) -- a script that changes is loaded again
     assert.equal("127.0.0.1 - PROXY UNKNOWN", (s:connect():send("PROXY UNKNOWN\r\n"):receive_line():gsub("\r", "")))

@@ -195,7 +195,7 @@ describe("a canary", function()
     for _ = 1, 40 do
       local c = s:connect()
       c:send("fail\n")
-      c:receive_all()
+      pcall(c.receive_line, c) -- it is closed, or answered by the generation that serves again
       c:close()
       if s:count_log("rolled back") > 0 then break end
     end

@@ -220,7 +220,8 @@ print(rille.reload.depends "/etc/hostname")
 print(pcall(rille.retiring))
 print(pcall(rille.retire_channel))
 ]]
-    local path = server.write("alone.lua", ("package.path, package.cpath = %q .. '/lua/?.lua;' .. %q .. '/lua/?/init.lua;' .. package.path, "
+    local path = server.write("alone.lua",
+      ("package.path, package.cpath = %q .. '/lua/?.lua;' .. %q .. '/lua/?/init.lua;' .. package.path, "
       .. "%q .. '/lua/?.so;' .. package.cpath\n"):format(server.root, server.root, server.root) .. code)
     local out = server.folder() .. "/alone"
     os.execute(("%s %s >%s 2>&1"):format(os.getenv "LUAJIT" or "luajit", path, out))

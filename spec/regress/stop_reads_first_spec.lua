@@ -58,7 +58,9 @@ describe("a shutdown", function()
         end,
       }
     ]], { conf = { loops = 2 }, server = { accept = "balanced", options = { gates = gates } } })
-    local first, second = s:connect():send("hold\n"), s:connect():send("hold\n")
+    local first, second = s:connect(), s:connect()
+    for _, c in ipairs { first, second } do assert.matches("^[12] here", c:send("here\n"):receive_line()) end
+    for _, c in ipairs { first, second } do c:send("hold\n") end
     local answers = { first:receive_line(), second:receive_line() }
     table.sort(answers)
     assert.same({ "1 hold", "2 hold" }, answers)
@@ -71,13 +73,10 @@ describe("a shutdown", function()
     s:signal("TERM")
     assert.equal("stops 2", s:wait_said(2)[2])
     server.write("gate1", "")
-    local handed_over = 0
     for i = 1, 8 do
-      local loop, text = (clients[i]:receive_all()):match("^(%d) (%d)\n$")
+      local _, text = (clients[i]:receive_all()):match("^(%d) (%d)\n$") -- a loop that stops already is handed none
       assert.equal(tostring(i), text, "connection " .. i)
-      if loop == "2" then handed_over = handed_over + 1 end
     end
-    assert.equal(4, handed_over)
     assert.equal(0, s:wait_exit())
     s:forget()
     s:check_end()
