@@ -341,7 +341,9 @@ function reload.main(loop_address, state_address, bytes)
   vm.seed()
   _G.print = vm.print_to_log
   -- now, and not when descriptors may be short
-  for _, name in ipairs { "deploy", "watch", "conf", "groups", "live" } do require("rille.reload." .. name) end
+  for _, name in ipairs {
+    "reload.deploy", "reload.watch", "reload.conf", "reload.groups", "reload.live", "reload.trial", "plan", "config.names", "cli.json", "console",
+  } do require("rille." .. name) end
   dispatch.on_start = function() return begin(plan, handle) end
   dispatch.on_note = function() return task.call(take_notes, handle) end
   script.on_error(begin, "reload", function() log.error("reloading is not possible") end)
