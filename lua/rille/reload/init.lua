@@ -342,7 +342,8 @@ function reload.main(loop_address, state_address, bytes)
   _G.print = vm.print_to_log
   -- now, and not when descriptors may be short
   for _, name in ipairs {
-    "reload.deploy", "reload.watch", "reload.conf", "reload.groups", "reload.live", "reload.trial", "plan", "config.names", "cli.json", "console",
+    "reload.deploy", "reload.watch", "reload.conf", "reload.groups", "reload.live", "reload.trial", "plan", "config.names", "cli.json",
+    "console",
   } do require("rille." .. name) end
   dispatch.on_start = function() return begin(plan, handle) end
   dispatch.on_note = function() return task.call(take_notes, handle) end
