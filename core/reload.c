@@ -26,7 +26,7 @@ static bool can_speak(const rille_state *state) { return state->lua && !state->i
 
 /* Between two turns, so nothing of the loop's runs meanwhile. */
 static void tell(rille_state *state, enum rille_change_kind kind) {
-  if (can_speak(state) && rille_state_emit(state, RILLE_EVENT_CHANGE, 0, kind)) rille_state_dispatch(state);
+  if (can_speak(state) && rille_state_emit(state, RILLE_EVENT_CHANGE, 0, (int)kind)) rille_state_dispatch(state);
 }
 
 static void keep(char **to, size_t *to_size, const char *bytes, size_t size) {
@@ -307,7 +307,7 @@ bool rille_reload_is_late(const rille_state *state, uint32_t slot) {
   uint64_t jitter_ms = state->change.jitter_ms;
   uint64_t at = state->change.drain_at_ms;
   if (at == UINT64_MAX) return false;
-  if (jitter_ms > 0) at += (slot * 2654435761u) % jitter_ms;
+  if (jitter_ms > 0) at += ((uint64_t)slot * 2654435761u) % jitter_ms;
   return state->loop->clock_ms >= at;
 }
 
