@@ -65,6 +65,7 @@ rille_conn *rille_conn_new(rille_loop *loop, rille_service *service, int fd, boo
       .slot = slot,
       .epoch = epoch,
       .fd = fd,
+      .rare = &rille_rare_none,
       .flags = RILLE_CONN_USED | (is_socket ? RILLE_CONN_SOCKET : 0),
       .read_size = READ_SIZE_FIRST,
       .high_water = service->high_water,
@@ -99,7 +100,7 @@ void rille_conn_start(rille_conn *c) {
   if (hooks & (RILLE_HOOK_PREPARE | RILLE_HOOK_CONNECT)) {
     c->flags |= RILLE_CONN_OPENING;
     /* without on_prepare the state hears of it when TLS is open */
-    if (!c->tls || hooks & RILLE_HOOK_PREPARE) rille_state_emit(c->state, RILLE_EVENT_OPEN, c->slot, 0);
+    if (!c->rare->tls || hooks & RILLE_HOOK_PREPARE) rille_state_emit(c->state, RILLE_EVENT_OPEN, c->slot, 0);
   }
   if (!(hooks & RILLE_HOOK_PREPARE)) rille_conn_admit(c);
 }
@@ -231,8 +232,8 @@ void rille_conn_drop_socket(rille_conn *c) {
   rille_topic_leave(c);
   rille_binding_leave(c);
   if (c->fd < 0) return;
-  if (c->tls) rille_conn_tls_leave_socket(c);
-  if (c->part) rille_conn_mark_dirty(c); /* a pump is to know */
+  if (c->rare->tls) rille_conn_tls_leave_socket(c);
+  if (c->rare->part) rille_conn_mark_dirty(c); /* a pump is to know */
   if (c->flags & RILLE_CONN_SHARED && c->flags & RILLE_CONN_REGISTERED) rille_poller_remove(&c->loop->poller, c->fd);
   close(c->fd); /* takes it out of epoll too */
   c->fd = -1;
@@ -271,7 +272,7 @@ static void finish(rille_conn *c) {
 /* Output is out: is there input the peer sent that a plain close would answer with RST, taking our last bytes with it? */
 static bool has_unread_input(const rille_conn *c) {
   if (c->flags & RILLE_CONN_EOF || !(c->flags & RILLE_CONN_SOCKET)) return false;
-  if (c->flags & (RILLE_CONN_FULL | RILLE_CONN_PAUSED) || (c->tls && c->tls->has_more)) return true;
+  if (c->flags & (RILLE_CONN_FULL | RILLE_CONN_PAUSED) || (c->rare->tls && c->rare->tls->has_more)) return true;
   int waiting = 0;
   return ioctl(c->fd, FIONREAD, &waiting) == 0 && waiting > 0;
 }
@@ -312,7 +313,7 @@ void rille_conn_settle(rille_conn *c) {
       rille_conn_drop_socket(c);
     } else if (rille_conn_output_len(c) == 0) {
       bool is_left = c->flags & RILLE_CONN_EOF && c->flags & RILLE_CONN_SERVED && quiet;
-      bool may_end = !c->tls || !(is_left || c->flags & RILLE_CONN_CLOSING) || rille_conn_tls_goodbye(c);
+      bool may_end = !c->rare->tls || !(is_left || c->flags & RILLE_CONN_CLOSING) || rille_conn_tls_goodbye(c);
       if (c->flags & RILLE_CONN_CLOSING && may_end) end_closing(c);
       else if (is_left && may_end) rille_conn_drop_socket(c);
     }
@@ -345,11 +346,9 @@ void rille_conn_free(rille_conn *c) {
 void rille_conn_bury(rille_conn *c) {
   rille_loop *loop = c->loop;
   if (c->timeouts != &c->service->timeouts) free((void *)(uintptr_t)c->timeouts);
-  free(c->shaper);
   rille_luggage_drop(&c->luggage);
-  if (c->tls) rille_conn_tls_free(c->tls);
   if (c->listener) rille_listener_left(c->listener, rille_proxied_counted(c));
-  free(c->proxied);
+  rille_rare_free(c->rare);
   loop->conn_count--;
   c->state->conn_count--;
   uint32_t slot = c->slot;
@@ -405,9 +404,9 @@ bool rille_conn_stop(rille_conn *c, bool force) {
   }
   if (rille_proxied_is_awaited(c)) return true; /* it was accepted, and has its time */
   if (!(c->flags & (RILLE_CONN_SERVED | RILLE_CONN_CLOSING))) return false;
-  if (c->tls && c->tls->is_shaking && (c->tls->ssl || c->tasks > 0 || has_unread_input(c)))
+  if (c->rare->tls && c->rare->tls->is_shaking && (c->rare->tls->ssl || c->tasks > 0 || has_unread_input(c)))
     return true; /* bounded by its time-out */
-  if (c->tls && c->tls->is_shaking && !(c->flags & RILLE_CONN_CLOSING)) {
+  if (c->rare->tls && c->rare->tls->is_shaking && !(c->flags & RILLE_CONN_CLOSING)) {
     c->reason = RILLE_ERR_SHUTDOWN;
     rille_conn_tls_fail(c, RILLE_ERR_SHUTDOWN, "the server stops");
     return true;

@@ -11,6 +11,7 @@
 #include "address.h"
 #include "linkbuffer.h"
 #include "luggage.h"
+#include "rare.h"
 #include "state.h"
 #include "timer.h"
 
@@ -71,21 +72,21 @@ struct rille_conn {
   uint32_t slot;
   uint32_t epoch; /* 24 bits; of the slot's present user */
   rille_peer peer;
+  int fd;                   /* loop thread */
   rille_listener *listener; /* borrowed; what it came by, which stays as long, or NULL */
 
   /* loop thread */
-  int fd;
   uint32_t flags;
-  int16_t error;     /* enum rille_err of the socket, 0 while it works */
-  int16_t reason;    /* enum rille_err for on_close, where it is not the socket's */
-  uint8_t interest;  /* EPOLLIN | EPOLLOUT as registered */
-  uint8_t sparse;    /* reads in a row that used less than a quarter of read_size */
-  bool is_http;      /* bytes are HTTP/1: the service says so, until an upgrade */
-  bool is_bound;     /* to the generation that serves it; see conn_hand.c */
-  bool is_told;      /* that its patience with it is over */
-  bool has_failed;   /* the handler of the message under way raised; while the generation is observed */
-  bool is_framed;    /* on_request gets whole frames of a codec */
-  bool has_names;    /* it is bound to keys; see binding.c */
+  int16_t error;       /* enum rille_err of the socket, 0 while it works */
+  int16_t reason;      /* enum rille_err for on_close, where it is not the socket's */
+  uint8_t interest;    /* EPOLLIN | EPOLLOUT as registered */
+  uint8_t sparse;      /* reads in a row that used less than a quarter of read_size */
+  bool is_http;        /* bytes are HTTP/1: the service says so, until an upgrade */
+  bool is_bound : 1;   /* to the generation that serves it; see conn_hand.c */
+  bool is_told : 1;    /* that its patience with it is over */
+  bool has_failed : 1; /* the handler of the message under way raised; while the generation is observed */
+  bool is_framed;      /* on_request gets whole frames of a codec */
+  bool has_names;      /* it is bound to keys; see binding.c */
   bool wants_linger; /* the peer may still be sending what nobody reads: close() must not lose the answer to a reset */
   uint16_t tasks;    /* handlers that run */
   uint16_t ops;      /* reads and messages in `turn`, see rille_conn_over_budget */
@@ -96,11 +97,10 @@ struct rille_conn {
   struct rille_decoder *decoder; /* owned; comes with the first byte where the codec is the service's */
   uint32_t requests;             /* HTTP: heads so far */
   uint32_t shared_turn;          /* of the last message of a topic that went straight to the socket */
-  struct rille_conn_tls *tls;    /* owned; NULL: plain */
   rille_linkbuffer *in;
   rille_linkbuffer *out;
-  size_t want;                              /* readable bytes the parked reader waits for */
-  size_t drain_to;                          /* output bytes the parked writers wait for */
+  uint32_t want;                            /* readable bytes the parked reader waits for */
+  uint32_t drain_to;                        /* output bytes the parked writers wait for */
   rille_conn *next_dirty;                   /* also the dead list */
   struct rille_subscription *subscriptions; /* owned; see topic.c */
 
@@ -108,9 +108,7 @@ struct rille_conn {
   uint32_t low_water;                                             /* UINT32_MAX: half of high_water */
   rille_timer timer;
   const rille_timeouts *timeouts; /* the service's; other ones are owned */
-  struct rille_shaper *shaper;    /* owned; NULL: bytes go as fast as they can */
-  struct rille_part *part;        /* owned; of pumps, see pump.h, or NULL */
-  struct rille_proxied *proxied;  /* owned; what a PROXY header said, see proxied.h, or NULL */
+  rille_rare *rare;               /* never NULL; see rare.h */
   rille_luggage luggage;          /* what it brought from the generation before */
   uint64_t began_ns;              /* when the message under way began; 0: nobody wants to know */
 };

@@ -50,7 +50,7 @@ static int park_reader(rille_conn *c, size_t n) {
     return RILLE_ERR_TIMEOUT;
   }
   c->flags |= RILLE_CONN_READER;
-  c->want = n;
+  c->want = (uint32_t)n;
   c->parked_ms = c->loop->now_ms; /* a time-out may be set while it is parked */
   if (c->timeouts->read_ms) {
     c->parked_ms = rille_loop_fresh_ms(c->loop);
@@ -76,7 +76,7 @@ static int check_limit(const rille_conn *c, size_t n) {
 bool rille_conn_yield(rille_conn *c, size_t want) {
   if (!rille_conn_over_budget(c)) return false;
   c->flags |= RILLE_CONN_READER | RILLE_CONN_WOKEN;
-  c->want = want;
+  c->want = (uint32_t)want;
   c->ops = 0;
   rille_state_emit_later(c->state, RILLE_EVENT_READ, c->slot, 0);
   return true;
@@ -222,7 +222,7 @@ int rille_conn_wait_output(rille_conn *c, double level) {
   if (level > c->high_water) level = c->high_water;
   if ((double)rille_conn_output_len(c) <= level) return RILLE_OK;
   size_t drain_to = level > 0 ? (size_t)level : 0;
-  if (!(c->flags & RILLE_CONN_WRITER) || drain_to > c->drain_to) c->drain_to = drain_to;
+  if (!(c->flags & RILLE_CONN_WRITER) || drain_to > c->drain_to) c->drain_to = (uint32_t)drain_to;
   c->flags |= RILLE_CONN_WRITER;
   return RILLE_PARK;
 }
@@ -249,8 +249,8 @@ int rille_conn_shutdown(rille_conn *c) {
 int rille_conn_detach(rille_conn *c) {
   if (c->fd < 0 || c->flags & RILLE_CONN_CLOSING) return RILLE_ERR_CLOSED;
   if (rille_conn_output_len(c) > 0 || c->is_http) return RILLE_ERR_BUSY;
-  if (c->tls) return RILLE_ERR_NOT_SUPPORTED; /* who gets the descriptor has not the keys */
-  if (c->part && (c->part->drain || c->part->feed)) return RILLE_ERR_BUSY;
+  if (c->rare->tls) return RILLE_ERR_NOT_SUPPORTED; /* who gets the descriptor has not the keys */
+  if (c->rare->part && (c->rare->part->drain || c->rare->part->feed)) return RILLE_ERR_BUSY;
   int fd = c->fd;
   rille_topic_leave(c);
   rille_binding_leave(c);

@@ -26,8 +26,8 @@ bool rille_conn_may_go(const rille_conn *c) {
   const rille_state *to = c->state->change.after;
   if (!to || !to->lua || c->is_bound || c->tasks > 0) return false;
   if (!(c->flags & RILLE_CONN_SERVED) || c->flags & RUNS || c->fd < 0 || c->error) return false;
-  if (c->tls && c->tls->is_shaking) return false; /* its certificate may just be asked for */
-  if (rille_conn_is_inside(c)) return false;      /* in the middle of a frame of frames */
+  if (c->rare->tls && c->rare->tls->is_shaking) return false; /* its certificate may just be asked for */
+  if (rille_conn_is_inside(c)) return false;                  /* in the middle of a frame of frames */
   const rille_service *service = counterpart(c, to);
   return service && fits(c, service);
 }

@@ -213,7 +213,7 @@ static inline __attribute__((always_inline)) bool receive_once(rille_conn *c, bo
 
   ssize_t got;
   do {
-    if (__builtin_expect(c->tls != NULL, 0)) got = rille_conn_tls_read(c, areas, count);
+    if (__builtin_expect(c->rare->tls != NULL, 0)) got = rille_conn_tls_read(c, areas, count);
     else got = count == 1 ? read_some(c->fd, areas[0].iov_base, areas[0].iov_len) : readv(c->fd, areas, count);
   } while (got < 0 && errno == EINTR);
   if (got <= 0) {
@@ -302,7 +302,7 @@ void rille_conn_note_blocked(rille_conn *c) {
 static inline __attribute__((always_inline)) ssize_t send_once(rille_conn *c, struct iovec *areas, int count,
                                                                size_t size) {
   ssize_t sent;
-  do sent = __builtin_expect(c->tls != NULL, 0) ? rille_conn_tls_write(c, size) : send_areas(c, areas, count);
+  do sent = __builtin_expect(c->rare->tls != NULL, 0) ? rille_conn_tls_write(c, size) : send_areas(c, areas, count);
   while (sent < 0 && errno == EINTR);
   if (sent < 0) {
     if (errno != EAGAIN) {
@@ -328,7 +328,7 @@ ssize_t rille_conn_send_once(rille_conn *c, struct iovec *areas, int count, size
 int rille_conn_send(rille_conn *c) {
   if (c->fd < 0 || !c->out) return RILLE_OK;
   rille_linkbuffer_flush(c->out);
-  if (c->tls && c->tls->is_shaking) return RILLE_OK;
+  if (c->rare->tls && c->rare->tls->is_shaking) return RILLE_OK;
   struct iovec areas[AREAS_MAX];
   for (int i = 0; i < SENDS_A_TURN && !(c->flags & (RILLE_CONN_BLOCKED | RILLE_CONN_SHAPED)); i++) {
     int count = rille_linkbuffer_areas(c->out, areas, AREAS_MAX);
@@ -373,7 +373,7 @@ static ssize_t send_shared(rille_conn *c, const uint8_t *base, uint32_t size) {
 int rille_conn_share(rille_conn *c, rille_block *block, const uint8_t *base, uint32_t size) {
   static rille_cell always = {.epoch = 1}; /* the block is held by whoever calls this */
   bool is_first = c->shared_turn != (uint32_t)c->loop->turn;
-  bool is_direct = is_first && !c->tls && rille_conn_output_len(c) == 0 && rille_conn_takes_output(c) &&
+  bool is_direct = is_first && !c->rare->tls && rille_conn_output_len(c) == 0 && rille_conn_takes_output(c) &&
                    !(c->flags & RILLE_CONN_SHAPED);
   ssize_t sent = 0;
   if (is_direct) {
@@ -398,20 +398,20 @@ int rille_conn_share(rille_conn *c, rille_block *block, const uint8_t *base, uin
 
 /* What it has is taken by a pump, or read. */
 static void take(rille_conn *c, uint32_t events, bool is_hung) {
-  if (c->part && c->part->drain) rille_way_run(c->part->drain);
+  if (c->rare->part && c->rare->part->drain) rille_way_run(c->rare->part->drain);
   else receive(c, is_hung || events & EPOLLRDHUP, is_hung);
 }
 
 /* It cannot be read now. */
 static bool is_held(const rille_conn *c) {
-  if (c->part && c->part->drain) return rille_way_is_held(c->part->drain);
+  if (c->rare->part && c->rare->part->drain) return rille_way_is_held(c->rare->part->drain);
   return c->flags & RILLE_CONN_FULL && !(c->flags & RILLE_CONN_LINGERING);
 }
 
 void rille_conn_ready(rille_conn *c, uint32_t events) {
   if (c->fd < 0) return;
-  if (c->proxied && rille_proxied_ready(c, events)) return;
-  if (c->tls && !(c->flags & RILLE_CONN_LINGERING)) {
+  if (c->rare->proxied && rille_proxied_ready(c, events)) return;
+  if (c->rare->tls && !(c->flags & RILLE_CONN_LINGERING)) {
     events = rille_conn_tls_events(c, events);
     if (!events) return;
   }
@@ -419,7 +419,7 @@ void rille_conn_ready(rille_conn *c, uint32_t events) {
     c->flags &= ~(uint32_t)RILLE_CONN_BLOCKED;
     rille_conn_mark_dirty(c);
     rille_conn_send(c);
-    if (c->part && c->part->feed) rille_way_run(c->part->feed);
+    if (c->rare->part && c->rare->part->feed) rille_way_run(c->rare->part->feed);
     rille_conn_wake_writers(c);
     if (c->fd < 0) return;
   }
@@ -433,7 +433,8 @@ void rille_conn_ready(rille_conn *c, uint32_t events) {
       c->interest = 0;
     }
   } else if (is_hung && c->fd >= 0) { /* both directions are gone */
-    bool is_lost = rille_conn_output_len(c) > 0 || (c->part && c->part->feed && c->part->feed->piped > 0);
+    bool is_lost =
+        rille_conn_output_len(c) > 0 || (c->rare->part && c->rare->part->feed && c->rare->part->feed->piped > 0);
     if (events & EPOLLERR || is_lost) c->error = RILLE_ERR_RESET;
     rille_poller_remove(&c->loop->poller, c->fd);
     c->flags &= ~(uint32_t)RILLE_CONN_REGISTERED;
@@ -453,10 +454,10 @@ static void apply_interest(rille_conn *c) {
   bool reads =
       !(c->flags & RILLE_CONN_EOF) && (c->flags & RILLE_CONN_LINGERING || !(c->flags & (HELD | RILLE_CONN_SHAPED)) ||
                                        (!(c->flags & HELD) && !rille_shaper_holds_input(c)));
-  const rille_way *drain = c->part ? c->part->drain : NULL;
+  const rille_way *drain = c->rare->part ? c->rare->part->drain : NULL;
   reads = reads && !(drain && !rille_way_wants(drain));
   uint8_t interest = (uint8_t)((reads ? EPOLLIN : 0) | (c->flags & RILLE_CONN_BLOCKED ? EPOLLOUT : 0));
-  if (c->tls && !(c->flags & RILLE_CONN_LINGERING)) interest = rille_conn_tls_interest(c, interest);
+  if (c->rare->tls && !(c->flags & RILLE_CONN_LINGERING)) interest = rille_conn_tls_interest(c, interest);
   /* One that was taken out, see rille_conn_ready, goes back in even when paused: with no interest at all the end is still told. */
   if (interest == c->interest && (drain || c->flags & (RILLE_CONN_REGISTERED | RILLE_CONN_EOF | RILLE_CONN_FULL)))
     return;
@@ -476,7 +477,7 @@ static void apply_interest(rille_conn *c) {
 static void receive_rest(rille_conn *c) {
   enum { HELD = RILLE_CONN_FULL | RILLE_CONN_PAUSED | RILLE_CONN_EOF | RILLE_CONN_LINGERING };
   if (c->fd < 0 || c->error || c->flags & HELD) return;
-  if (c->tls->read_turn == (uint32_t)c->loop->turn) rille_conn_mark_dirty(c);
+  if (c->rare->tls->read_turn == (uint32_t)c->loop->turn) rille_conn_mark_dirty(c);
   else receive(c, false, false);
 }
 
@@ -489,12 +490,12 @@ void rille_conn_tidy(rille_conn *c) {
   }
   if (!(c->flags & RILLE_CONN_BLOCKED)) rille_conn_send(c);
   if (c->flags & RILLE_CONN_SHUT && !(c->flags & RILLE_CONN_SHUT_DONE) && rille_conn_output_len(c) == 0 && c->fd >= 0) {
-    if (!c->tls || rille_conn_tls_goodbye(c)) {
+    if (!c->rare->tls || rille_conn_tls_goodbye(c)) {
       shutdown(c->fd, SHUT_WR);
       c->flags |= RILLE_CONN_SHUT_DONE;
     }
   }
-  if (c->part) rille_pump_check(c);
+  if (c->rare->part) rille_pump_check(c);
   if (c->flags & RILLE_CONN_LEFT) {
     c->flags &= ~(uint32_t)RILLE_CONN_LEFT;
     rille_conn_input_changed(c);
@@ -502,9 +503,10 @@ void rille_conn_tidy(rille_conn *c) {
   rille_conn_settle(c);
   if (c->flags & RILLE_CONN_FINISHED) return;
   apply_interest(c);
-  if (c->tls && c->tls->has_more) receive_rest(c);
+  if (c->rare->tls && c->rare->tls->has_more) receive_rest(c);
 }
 
 bool rille_conn_is_put_off(const rille_conn *c) {
-  return rille_conn_output_len(c) > 0 || (c->tls && c->tls->has_more && c->tls->read_turn == (uint32_t)c->loop->turn);
+  return rille_conn_output_len(c) > 0 ||
+         (c->rare->tls && c->rare->tls->has_more && c->rare->tls->read_turn == (uint32_t)c->loop->turn);
 }

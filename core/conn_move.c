@@ -34,10 +34,8 @@ struct rille_move {
   rille_peer peer;
   rille_linkbuffer *in, *out;
   const rille_timeouts *timeouts; /* NULL: the service's */
-  rille_shaper *shaper;
+  rille_rare *rare;               /* owned */
   struct rille_bound *names;
-  struct rille_conn_tls *tls; /* owned */
-  struct rille_proxied *proxied;
   uint32_t high_water, low_water, read_size;
   uint32_t opened_ago, read_ago, written_ago; /* ms */
   size_t size;
@@ -57,7 +55,7 @@ static int check(const rille_conn *c, int tasks) {
   if (c->fd < 0 || c->error || c->flags & OVER) return RILLE_ERR_CLOSED;
   if (c->loop->is_stopping) return RILLE_ERR_SHUTDOWN;
   if (!group_of(c)) return RILLE_ERR_NOT_SUPPORTED;
-  if ((c->tls && c->tls->is_shaking) || c->is_http || rille_conn_is_inside(c) || c->tasks != tasks ||
+  if ((c->rare->tls && c->rare->tls->is_shaking) || c->is_http || rille_conn_is_inside(c) || c->tasks != tasks ||
       c->flags & (RILLE_CONN_READER | RILLE_CONN_WRITER))
     return RILLE_ERR_BUSY;
   /* in on_prepare: on_connect is still to run */
@@ -79,10 +77,8 @@ static struct rille_move *pack(rille_conn *c, rille_listener *to, const char *ct
       .in = c->in,
       .out = c->out,
       .timeouts = c->timeouts == &c->service->timeouts ? NULL : c->timeouts,
-      .shaper = c->shaper,
+      .rare = c->rare,
       .names = rille_binding_pack(c),
-      .tls = c->tls,
-      .proxied = c->proxied,
       .high_water = c->high_water,
       .low_water = c->low_water,
       .read_size = c->read_size,
@@ -100,9 +96,7 @@ static void leave_husk(rille_conn *c) {
   c->fd = -1;
   c->in = c->out = NULL;
   c->timeouts = &c->service->timeouts;
-  c->shaper = NULL;
-  c->tls = NULL;
-  c->proxied = NULL;
+  c->rare = &rille_rare_none;
   /* the count of its source address goes along */
   rille_group_left(c->listener->group, c->loop);
   c->listener->connections--;
@@ -152,7 +146,7 @@ int rille_conn_move(rille_conn *c, uint32_t loop_id, int tasks, const char *ctx,
   if (!to) return RILLE_ERR_NOT_FOUND; /* a server of one loop alone */
   rille_conn_release_input(c);
   if (c->out) rille_linkbuffer_flush(c->out);
-  if (c->shaper) rille_shaper_reset(c->shaper);
+  if (c->rare->shaper) rille_shaper_reset(c->rare->shaper);
   struct rille_move *move = pack(c, to, ctx, size);
   return move ? send_to(c, loop, move) : RILLE_ERR_NO_MEMORY;
 }
@@ -164,11 +158,9 @@ static void discard(struct rille_move *move) {
   if (move->in) rille_linkbuffer_free(move->in);
   if (move->out) rille_linkbuffer_free(move->out);
   free((void *)(uintptr_t)move->timeouts);
-  free(move->shaper);
   rille_binding_discard(move->names);
-  if (move->tls) rille_conn_tls_free(move->tls);
-  rille_listener_uncount(move->to, move->proxied ? &move->proxied->counted : &move->peer);
-  free(move->proxied);
+  rille_listener_uncount(move->to, move->rare->proxied ? &move->rare->proxied->counted : &move->peer);
+  rille_rare_free(move->rare);
   free(move);
 }
 
@@ -185,14 +177,12 @@ static rille_conn *unpack(rille_loop *loop, const struct rille_move *move) {
   c->in = move->in;
   c->out = move->out;
   if (move->timeouts) c->timeouts = move->timeouts;
-  c->shaper = move->shaper;
-  c->tls = move->tls;
-  if (c->tls) {
-    c->tls->conn = c;
-    c->tls->read_turn = (uint32_t)loop->turn - 1;
-    if (c->tls->has_more) rille_conn_mark_dirty(c);
+  c->rare = move->rare;
+  if (c->rare->tls) {
+    c->rare->tls->conn = c;
+    c->rare->tls->read_turn = (uint32_t)loop->turn - 1;
+    if (c->rare->tls->has_more) rille_conn_mark_dirty(c);
   }
-  c->proxied = move->proxied;
   c->high_water = move->high_water;
   c->low_water = move->low_water;
   c->read_size = move->read_size;

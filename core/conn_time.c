@@ -51,14 +51,14 @@ static enum due next_due(const rille_conn *c, int32_t *left) {
   enum due due = DUE_NOTHING;
   *left = 0;
   if (rille_proxied_is_awaited(c)) {
-    if (c->fd >= 0) earliest(left, &due, c->opened_ms, c->proxied->wait_ms, now, DUE_PROXIED);
+    if (c->fd >= 0) earliest(left, &due, c->opened_ms, c->rare->proxied->wait_ms, now, DUE_PROXIED);
     return due;
   }
   bool is_shaped = c->flags & RILLE_CONN_SHAPED && c->fd >= 0;
   bool holds_input = is_shaped && rille_shaper_holds_input(c);
   bool holds_output = is_shaped && rille_shaper_holds_output(c);
-  if (holds_input) earliest(left, &due, c->shaper->in.until_ms, 0, now, DUE_SHAPER);
-  if (holds_output) earliest(left, &due, c->shaper->out.until_ms, 0, now, DUE_SHAPER);
+  if (holds_input) earliest(left, &due, c->rare->shaper->in.until_ms, 0, now, DUE_SHAPER);
+  if (holds_output) earliest(left, &due, c->rare->shaper->out.until_ms, 0, now, DUE_SHAPER);
   if (c->flags & RILLE_CONN_READER && !(c->flags & RILLE_CONN_WOKEN) && t->read_ms && !holds_input) {
     earliest(left, &due, c->parked_ms, t->read_ms, now, DUE_READ);
   }
@@ -67,14 +67,14 @@ static enum due next_due(const rille_conn *c, int32_t *left) {
     closing_due(c, left, &due);
     return due;
   }
-  const rille_pump *pump = c->part ? c->part->own : NULL;
+  const rille_pump *pump = c->rare->part ? c->rare->part->own : NULL;
   if (pump && !pump->is_over && pump->idle_ms) earliest(left, &due, pump->moved_ms, pump->idle_ms, now, DUE_PUMP);
   if (c->http && c->is_http && !holds_input) {
     uint32_t since, span = rille_http_patience(c, &since);
     if (span > 0) earliest(left, &due, since, span, now, DUE_HTTP);
   }
-  if (c->tls && c->tls->is_shaking && c->tls->patience_ms) {
-    earliest(left, &due, c->tls->since_ms, c->tls->patience_ms, now, DUE_HANDSHAKE);
+  if (c->rare->tls && c->rare->tls->is_shaking && c->rare->tls->patience_ms) {
+    earliest(left, &due, c->rare->tls->since_ms, c->rare->tls->patience_ms, now, DUE_HANDSHAKE);
   }
   if (t->lifetime_ms) earliest(left, &due, c->opened_ms, t->lifetime_ms, now, DUE_LIFETIME);
   if (t->write_ms && c->flags & RILLE_CONN_BLOCKED) earliest(left, &due, c->written_ms, t->write_ms, now, DUE_WRITE);
@@ -106,7 +106,7 @@ static void expire(rille_conn *c, enum due due) {
   case DUE_HTTP: rille_http_expire(c); return;
   case DUE_SHAPER: rille_shaper_fire(c); return;
   case DUE_HANDSHAKE: rille_conn_tls_fail(c, RILLE_ERR_TIMEOUT, "it took too long"); return;
-  case DUE_PUMP: rille_pump_expire(c->part->own); return;
+  case DUE_PUMP: rille_pump_expire(c->rare->part->own); return;
   case DUE_PROXIED: rille_proxied_expire(c); return;
   case DUE_READ:
     c->flags |= RILLE_CONN_READ_LATE | RILLE_CONN_WOKEN;

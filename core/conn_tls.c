@@ -110,7 +110,8 @@ static bool make_ssl(rille_conn_tls *t) {
 /* ---- life ------------------------------------------------------------------------------------------------------ */
 
 static rille_conn_tls *begin(rille_conn *c, rille_tls *tls, uint32_t patience_ms) {
-  rille_conn_tls *t = calloc(1, sizeof *t);
+  rille_rare *rare = rille_conn_rare(c);
+  rille_conn_tls *t = rare ? calloc(1, sizeof *t) : NULL;
   if (!t) return NULL;
   t->tls = rille_tls_retain(tls);
   t->conn = c;
@@ -118,7 +119,7 @@ static rille_conn_tls *begin(rille_conn *c, rille_tls *tls, uint32_t patience_ms
   t->patience_ms = patience_ms;
   t->since_ms = rille_loop_fresh_ms(c->loop);
   t->read_turn = (uint32_t)c->loop->turn - 1;
-  c->tls = t;
+  rare->tls = t;
   return t;
 }
 
@@ -127,10 +128,10 @@ bool rille_conn_tls_accept(rille_conn *c) {
 }
 
 void rille_conn_tls_leave_socket(rille_conn *c) {
-  SSL_free(c->tls->ssl);
-  c->tls->ssl = NULL;
-  c->tls->is_dead = true;
-  c->tls->has_more = false;
+  SSL_free(c->rare->tls->ssl);
+  c->rare->tls->ssl = NULL;
+  c->rare->tls->is_dead = true;
+  c->rare->tls->has_more = false;
 }
 
 void rille_conn_tls_free(rille_conn_tls *t) {
@@ -155,7 +156,7 @@ static int take_input(rille_conn *c, rille_conn_tls *t) {
 int rille_conn_starttls(rille_conn *c, rille_tls *tls, const char *name, double timeout_ms) {
   enum { OVER = RILLE_CONN_CLOSING | RILLE_CONN_SHUT | RILLE_CONN_BROKEN | RILLE_CONN_FINISHED | RILLE_CONN_EOF };
   if (c->fd < 0 || c->error || c->flags & OVER) return RILLE_ERR_CLOSED;
-  if (c->tls) return RILLE_ERR_EXISTS;
+  if (c->rare->tls) return RILLE_ERR_EXISTS;
   if (!(c->flags & RILLE_CONN_SOCKET)) return RILLE_ERR_NOT_SUPPORTED;
   if (c->is_http || c->flags & RILLE_CONN_READER || rille_conn_output_len(c) > 0) return RILLE_ERR_BUSY;
   enum { BEFORE_MAX = 64 << 10 };
@@ -166,7 +167,7 @@ int rille_conn_starttls(rille_conn *c, rille_tls *tls, const char *name, double 
   if (!tls->is_server) memcpy(t->name, name, strlen(name) + 1);
   int err = take_input(c, t);
   if (err) {
-    c->tls = NULL;
+    c->rare->tls = NULL;
     rille_conn_tls_free(t);
     return err;
   }
@@ -180,17 +181,17 @@ int rille_conn_starttls(rille_conn *c, rille_tls *tls, const char *name, double 
 /* ---- the handshake --------------------------------------------------------------------------------------------- */
 
 static void tell(rille_conn *c) {
-  rille_conn_tls *t = c->tls;
+  rille_conn_tls *t = c->rare->tls;
   if (t->is_awaited) rille_state_emit(c->state, RILLE_EVENT_TLS, c->slot, RILLE_TLS_OVER);
   t->is_awaited = false;
 }
 
 static bool waits_for_open(const rille_conn *c) {
-  return c->flags & RILLE_CONN_OPENING && !(c->service->hooks & RILLE_HOOK_PREPARE) && !c->tls->is_awaited;
+  return c->flags & RILLE_CONN_OPENING && !(c->service->hooks & RILLE_HOOK_PREPARE) && !c->rare->tls->is_awaited;
 }
 
 void rille_conn_tls_fail(rille_conn *c, int err, const char *why) {
-  rille_conn_tls *t = c->tls;
+  rille_conn_tls *t = c->rare->tls;
   char peer[64];
   peer[rille_conn_peer(c, peer, sizeof peer - 1)] = '\0';
   rille_log_context context = {.label = c->state->label, .conn = rille_conn_id(c), .loop = c->loop->id};
@@ -210,7 +211,7 @@ void rille_conn_tls_fail(rille_conn *c, int err, const char *why) {
 }
 
 static void opened(rille_conn *c) {
-  rille_conn_tls *t = c->tls;
+  rille_conn_tls *t = c->rare->tls;
   t->is_shaking = t->wants_write = false;
   free(t->before);
   size_t left = t->before_size - t->before_at;
@@ -228,7 +229,7 @@ static void opened(rille_conn *c) {
 }
 
 static void ask(rille_conn *c) {
-  rille_conn_tls *t = c->tls;
+  rille_conn_tls *t = c->rare->tls;
   t->is_asking = true;
   if (!rille_state_emit(c->state, RILLE_EVENT_TLS, c->slot, RILLE_TLS_ASKS)) {
     rille_conn_tls_fail(c, RILLE_ERR_NO_MEMORY, "no memory");
@@ -243,7 +244,7 @@ static void answer_http(const rille_conn *c) {
 }
 
 static void explain(rille_conn *c) {
-  rille_conn_tls *t = c->tls;
+  rille_conn_tls *t = c->rare->tls;
   unsigned long error = ERR_peek_error();
   int reason = ERR_GET_LIB(error) == ERR_LIB_SSL ? ERR_GET_REASON(error) : 0;
   long verdict = SSL_get_verify_result(t->ssl);
@@ -265,7 +266,7 @@ static void explain(rille_conn *c) {
 }
 
 void rille_conn_tls_shake(rille_conn *c) {
-  rille_conn_tls *t = c->tls;
+  rille_conn_tls *t = c->rare->tls;
   if (!t->ssl && !make_ssl(t)) {
     rille_conn_tls_fail(c, RILLE_ERR_NO_MEMORY, "no memory");
     return;
@@ -287,19 +288,19 @@ void rille_conn_tls_shake(rille_conn *c) {
 }
 
 int rille_conn_tls_result(rille_conn *c) {
-  rille_conn_tls *t = c->tls;
+  rille_conn_tls *t = c->rare->tls;
   if (!t) return RILLE_OK;
   if (!t->is_shaking) return t->failure;
   t->is_awaited = true;
   return RILLE_PARK;
 }
 
-const char *rille_conn_tls_failure(const rille_conn *c) { return c->tls ? c->tls->text : ""; }
+const char *rille_conn_tls_failure(const rille_conn *c) { return c->rare->tls ? c->rare->tls->text : ""; }
 
 /* ---- events ---------------------------------------------------------------------------------------------------- */
 
 uint32_t rille_conn_tls_events(rille_conn *c, uint32_t events) {
-  rille_conn_tls *t = c->tls;
+  rille_conn_tls *t = c->rare->tls;
   if (t->is_shaking) {
     if (!t->is_asking) rille_conn_tls_shake(c);
     else if (events & (EPOLLHUP | EPOLLERR)) rille_conn_tls_fail(c, RILLE_ERR_RESET, "the peer has gone");
@@ -318,7 +319,7 @@ uint32_t rille_conn_tls_events(rille_conn *c, uint32_t events) {
 }
 
 uint8_t rille_conn_tls_interest(const rille_conn *c, uint8_t interest) {
-  const rille_conn_tls *t = c->tls;
+  const rille_conn_tls *t = c->rare->tls;
   if (t->is_shaking) return t->is_asking ? 0 : t->wants_write ? EPOLLOUT : EPOLLIN;
   if (t->wants_write) interest |= EPOLLOUT;
   if (t->write_wants_read) interest &= (uint8_t)~EPOLLOUT;
@@ -329,7 +330,7 @@ uint8_t rille_conn_tls_interest(const rille_conn *c, uint8_t interest) {
 
 /* A read has failed, and errno says how. */
 static void lose(rille_conn *c) {
-  rille_conn_tls *t = c->tls;
+  rille_conn_tls *t = c->rare->tls;
   unsigned long error = ERR_peek_error();
   t->is_dead = true;
   bool is_cut = t->is_ended || ERR_GET_REASON(error) == SSL_R_UNEXPECTED_EOF_WHILE_READING;
@@ -342,7 +343,7 @@ static void lose(rille_conn *c) {
 
 /* False: no more for now, and errno says why; 0 is the peer's close_notify. */
 static bool read_more(rille_conn *c, uint8_t *to, size_t size, size_t *got) {
-  rille_conn_tls *t = c->tls;
+  rille_conn_tls *t = c->rare->tls;
   ERR_clear_error();
   errno = 0;
   if (SSL_read_ex(t->ssl, to, size, got) == 1) return true;
@@ -366,7 +367,7 @@ static bool read_more(rille_conn *c, uint8_t *to, size_t size, size_t *got) {
 }
 
 ssize_t rille_conn_tls_read(rille_conn *c, const struct iovec *areas, int count) {
-  rille_conn_tls *t = c->tls;
+  rille_conn_tls *t = c->rare->tls;
   size_t total = 0, got = 0;
   t->has_more = false;
   if (t->is_dead) {
@@ -411,7 +412,7 @@ static const uint8_t *gather(rille_conn *c, size_t at, size_t *n, bool is_fixed,
 }
 
 ssize_t rille_conn_tls_write(rille_conn *c, size_t size) {
-  rille_conn_tls *t = c->tls;
+  rille_conn_tls *t = c->rare->tls;
   uint8_t scratch[RECORD];
   size_t done = 0;
   errno = EPIPE;
@@ -442,7 +443,7 @@ ssize_t rille_conn_tls_write(rille_conn *c, size_t size) {
 }
 
 bool rille_conn_tls_goodbye(rille_conn *c) {
-  rille_conn_tls *t = c->tls;
+  rille_conn_tls *t = c->rare->tls;
   if (!t->ssl || t->is_dead || t->is_shaking || t->has_said_bye || c->flags & RILLE_CONN_BROKEN) return true;
   ERR_clear_error();
   int rc = SSL_shutdown(t->ssl);

@@ -1,5 +1,5 @@
 /*
- * conn_tls: what the rest of a connection calls when it has TLS (c->tls); see conn_tls.c. Loop thread.
+ * conn_tls: what the rest of a connection calls when it has TLS (c->rare->tls); see conn_tls.c. Loop thread.
  */
 #ifndef RILLE_CONN_TLS_H
 #define RILLE_CONN_TLS_H

@@ -179,7 +179,7 @@ static int wait_for(rille_conn *c, rille_http *http, size_t n) {
   }
   rille_http_continue(c, http);
   c->flags |= RILLE_CONN_READER;
-  c->want = n;
+  c->want = (uint32_t)n;
   c->parked_ms = rille_loop_fresh_ms(c->loop);
   http->is_waiting = true;
   rille_conn_mark_dirty(c); /* it may have stopped reading, for nobody waited */

@@ -22,14 +22,15 @@ bool rille_proxied_trusts(const rille_listener *l, const rille_peer *peer) {
 
 bool rille_proxied_await(rille_conn *c) {
   const rille_listen_options *options = &c->listener->options;
-  rille_proxied *proxied = calloc(1, sizeof *proxied + options->proxy_max);
+  rille_rare *rare = rille_conn_rare(c);
+  rille_proxied *proxied = rare ? calloc(1, sizeof *proxied + options->proxy_max) : NULL;
   if (!proxied) return false;
   proxied->is_awaited = true;
   proxied->is_optional = options->proxy == RILLE_PROXY_OPTIONAL;
   proxied->wait_ms = options->proxy_ms;
   proxied->max = options->proxy_max;
   proxied->via = c->peer;
-  c->proxied = proxied;
+  rare->proxied = proxied;
   uint64_t data = rille_poller_data(RILLE_TAG_CONN, c->epoch, c->slot);
   if (rille_poller_add(&c->loop->poller, c->fd, EPOLLIN | EPOLLRDHUP | EPOLLET, data) < 0) return false;
   c->flags |= RILLE_CONN_REGISTERED;
@@ -41,7 +42,7 @@ bool rille_proxied_await(rille_conn *c) {
 static void refuse(rille_conn *c, const char *why) {
   char from[RILLE_PEER_TEXT_MAX], at[RILLE_ADDRESS_TEXT_MAX];
   c->listener->admission.refused_by_list++;
-  rille_peer_format(&c->proxied->via, from, sizeof from);
+  rille_peer_format(&c->rare->proxied->via, from, sizeof from);
   rille_address_format(&c->listener->address, at, sizeof at);
   RILLE_LOG(RILLE_LOG_WARN, "refused %s on %s: %s", from, at, why);
   rille_conn_abort(c);
@@ -68,7 +69,7 @@ void rille_proxied_follow(rille_listener *l) {
 }
 
 static void start(rille_conn *c) {
-  rille_proxied *proxied = c->proxied;
+  rille_proxied *proxied = c->rare->proxied;
   rille_listener *l = c->listener;
   if (!l->service->state->is_serving) {
     refuse(c, "its server failed meanwhile");
@@ -84,7 +85,7 @@ static void start(rille_conn *c) {
 
 /* The client is another one than who connected: it has to pass, too. */
 static bool admit_client(rille_conn *c) {
-  rille_proxied *proxied = c->proxied;
+  rille_proxied *proxied = c->rare->proxied;
   const rille_proxy_head *head = &proxied->head;
   bool is_inet = head->family == RILLE_PROXY_INET;
   if (head->family == RILLE_PROXY_UNIX) c->peer = (rille_peer){.family = AF_UNIX};
@@ -103,7 +104,7 @@ static bool admit_client(rille_conn *c) {
 }
 
 static void take(rille_conn *c, int size) {
-  rille_proxied *proxied = c->proxied;
+  rille_proxied *proxied = c->rare->proxied;
   ssize_t got = recv(c->fd, proxied->bytes, (size_t)size, MSG_DONTWAIT);
   if (got != size) { /* it was there a moment ago */
     refuse(c, "its PROXY header cannot be read");
@@ -119,7 +120,7 @@ static void take(rille_conn *c, int size) {
 }
 
 bool rille_proxied_ready(rille_conn *c, uint32_t events) {
-  rille_proxied *proxied = c->proxied;
+  rille_proxied *proxied = c->rare->proxied;
   if (!proxied->is_awaited) return false;
   ssize_t got;
   do got = recv(c->fd, proxied->bytes, proxied->max, MSG_PEEK | MSG_DONTWAIT);
@@ -137,13 +138,13 @@ bool rille_proxied_ready(rille_conn *c, uint32_t events) {
 void rille_proxied_expire(rille_conn *c) {
   int waiting = 0;
   bool is_silent = recv(c->fd, &waiting, 1, MSG_PEEK | MSG_DONTWAIT) < 0;
-  if (c->proxied->is_optional && is_silent) start(c); /* it may be waiting for the server to speak */
+  if (c->rare->proxied->is_optional && is_silent) start(c); /* it may be waiting for the server to speak */
   else refuse(c, "its PROXY header took longer than proxy.timeout");
 }
 
 const uint8_t *rille_conn_proxied(const rille_conn *c, rille_proxy_head *out, char *via) {
-  if (!c->proxied || c->proxied->size == 0) return NULL;
-  *out = c->proxied->head;
-  rille_peer_format(&c->proxied->via, via, RILLE_PEER_TEXT_MAX);
-  return c->proxied->bytes;
+  if (!c->rare->proxied || c->rare->proxied->size == 0) return NULL;
+  *out = c->rare->proxied->head;
+  rille_peer_format(&c->rare->proxied->via, via, RILLE_PEER_TEXT_MAX);
+  return c->rare->proxied->bytes;
 }

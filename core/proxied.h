@@ -31,10 +31,12 @@ void rille_proxied_expire(rille_conn *c);
 /* The listener has another service: those that wait for their header are its. */
 void rille_proxied_follow(rille_listener *l);
 
-static inline bool rille_proxied_is_awaited(const rille_conn *c) { return c->proxied && c->proxied->is_awaited; }
+static inline bool rille_proxied_is_awaited(const rille_conn *c) {
+  return c->rare->proxied && c->rare->proxied->is_awaited;
+}
 
 static inline const rille_peer *rille_proxied_counted(const rille_conn *c) {
-  return c->proxied ? &c->proxied->counted : &c->peer;
+  return c->rare->proxied ? &c->rare->proxied->counted : &c->peer;
 }
 
 #endif

@@ -27,7 +27,7 @@ enum {
 static const rille_duct no_pipe = {.read = -1, .write = -1};
 
 bool rille_conn_is_plain(const rille_conn *c) {
-  return c->flags & RILLE_CONN_SOCKET && !c->tls && !(c->flags & (RILLE_CONN_SHAPED | RILLE_CONN_TRACE));
+  return c->flags & RILLE_CONN_SOCKET && !c->rare->tls && !(c->flags & (RILLE_CONN_SHAPED | RILLE_CONN_TRACE));
 }
 
 static bool is_spliced(const rille_way *way) {
@@ -193,8 +193,8 @@ static void end_way(rille_way *way) {
   spill(way);
   rille_pipes_give(&from->loop->pipes, &way->pipe, way->piped == 0);
   way->from = way->to = NULL;
-  from->part->drain = NULL;
-  to->part->feed = NULL;
+  from->rare->part->drain = NULL;
+  to->rare->part->feed = NULL;
   leave_conn(from);
   leave_conn(to);
   if (from == way->pump->owner) return; /* its task is still to be told */
@@ -261,8 +261,8 @@ static void check(rille_pump *pump) {
 }
 
 void rille_pump_check(const rille_conn *c) {
-  if (c->part->drain) check(c->part->drain->pump);
-  if (c->part->feed) check(c->part->feed->pump);
+  if (c->rare->part->drain) check(c->rare->part->drain->pump);
+  if (c->rare->part->feed) check(c->rare->part->feed->pump);
 }
 
 void rille_way_run(rille_way *way) {
@@ -284,20 +284,21 @@ void rille_pump_expire(rille_pump *pump) {
 }
 
 void rille_pump_forget(rille_conn *c) {
-  rille_part *part = c->part;
+  rille_part *part = c->rare->part;
   if (!part) return;
   if (part->drain) tell(part->drain->pump, RILLE_ERR_CLOSED);
   if (part->feed) tell(part->feed->pump, RILLE_ERR_CLOSED);
   free(part->own);
   free(part);
-  c->part = NULL;
+  c->rare->part = NULL;
 }
 
 /* ---- what Lua calls -------------------------------------------------------------------------------------------- */
 
 static rille_part *part_of(rille_conn *c) {
-  if (!c->part) c->part = calloc(1, sizeof *c->part);
-  return c->part;
+  rille_rare *rare = rille_conn_rare(c);
+  if (rare && !rare->part) rare->part = calloc(1, sizeof *rare->part);
+  return rare ? rare->part : NULL;
 }
 
 static int check_way(const rille_conn *from, const rille_conn *to, const rille_way *drain, const rille_way *feed) {
@@ -311,8 +312,8 @@ static int check_way(const rille_conn *from, const rille_conn *to, const rille_w
 static int begin_way(rille_way *way, rille_pump *pump, rille_conn *from, rille_conn *to, uint64_t left) {
   *way = (rille_way){
       .pump = pump, .from = from, .to = to, .pipe = no_pipe, .left = left, .is_read = left == 0, .is_wanted = true};
-  from->part->drain = way;
-  to->part->feed = way;
+  from->rare->part->drain = way;
+  to->rare->part->feed = way;
   from->flags |= RILLE_CONN_READER | RILLE_CONN_WOKEN; /* nobody else reads it, and no time-out of reads runs */
   from->tasks++;
   to->tasks++;
@@ -322,7 +323,7 @@ static int begin_way(rille_way *way, rille_pump *pump, rille_conn *from, rille_c
 }
 
 int rille_pump_start(rille_conn *from, rille_conn *to, const rille_pump_options *options) {
-  if (from->tls || to->tls) return RILLE_ERR_NOT_SUPPORTED; /* bytes of TLS are made here, not moved */
+  if (from->rare->tls || to->rare->tls) return RILLE_ERR_NOT_SUPPORTED; /* bytes of TLS are made here, not moved */
   if (from == to || (options->bytes >= 0 && floor(options->bytes) != options->bytes)) return RILLE_ERR_INVALID;
   rille_part *mine = part_of(from), *its = part_of(to);
   if (!mine || !its) return RILLE_ERR_NO_MEMORY;
@@ -351,17 +352,17 @@ static void show(const rille_pump *pump, rille_pump_result *out) {
 }
 
 int rille_pump_look(const rille_conn *from, rille_pump_result *out) {
-  if (!from->part || !from->part->own) return RILLE_ERR_NOT_FOUND;
-  show(from->part->own, out);
+  if (!from->rare->part || !from->rare->part->own) return RILLE_ERR_NOT_FOUND;
+  show(from->rare->part->own, out);
   return RILLE_OK;
 }
 
 int rille_pump_take(rille_conn *from, rille_pump_result *out) {
-  if (!from->part || !from->part->own) return RILLE_ERR_NOT_FOUND;
-  rille_pump *pump = from->part->own;
+  if (!from->rare->part || !from->rare->part->own) return RILLE_ERR_NOT_FOUND;
+  rille_pump *pump = from->rare->part->own;
   end(pump, RILLE_ERR_CANCELLED);
   show(pump, out);
-  from->part->own = NULL;
+  from->rare->part->own = NULL;
   free(pump);
   rille_conn_unwant(from, 1);
   return RILLE_OK;

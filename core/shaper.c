@@ -48,32 +48,33 @@ static void set_rate(rille_bucket *b, double rate, uint64_t now_ns) {
 
 int rille_shaper_set(rille_conn *c, int setting, double rate) {
   if (rate > 0 && rate < 1) return RILLE_ERR_INVALID; /* a wait would be too long for the clock */
-  if (!c->shaper) {
+  if (!c->rare->shaper) {
     if (rate == 0) return RILLE_OK;
-    c->shaper = calloc(1, sizeof *c->shaper);
-    if (!c->shaper) return RILLE_ERR_NO_MEMORY;
+    rille_rare *rare = rille_conn_rare(c);
+    if (rare) rare->shaper = calloc(1, sizeof *rare->shaper);
+    if (!rare || !rare->shaper) return RILLE_ERR_NO_MEMORY;
     c->flags |= RILLE_CONN_SHAPED;
   }
-  rille_shaper *shaper = c->shaper;
+  rille_shaper *shaper = c->rare->shaper;
   set_rate(setting == RILLE_SET_READ_RATE ? &shaper->in : &shaper->out, rate, c->loop->now_ns);
   rille_conn_mark_dirty(c);
   if (shaper->in.rate > 0 || shaper->out.rate > 0) return RILLE_OK;
   free(shaper);
-  c->shaper = NULL;
+  c->rare->shaper = NULL;
   c->flags &= ~(uint32_t)RILLE_CONN_SHAPED;
   return RILLE_OK;
 }
 
 void rille_shaper_reset(rille_shaper *shaper) { shaper->in.is_empty = shaper->out.is_empty = false; }
 
-bool rille_shaper_holds_input(const rille_conn *c) { return c->shaper->in.is_empty; }
+bool rille_shaper_holds_input(const rille_conn *c) { return c->rare->shaper->in.is_empty; }
 
-bool rille_shaper_holds_output(const rille_conn *c) { return c->shaper->out.is_empty; }
+bool rille_shaper_holds_output(const rille_conn *c) { return c->rare->shaper->out.is_empty; }
 
 /* ---- reading --------------------------------------------------------------------------------------------------- */
 
 size_t rille_shaper_room(rille_conn *c) {
-  rille_bucket *b = &c->shaper->in;
+  rille_bucket *b = &c->rare->shaper->in;
   if (b->rate == 0) return SIZE_MAX;
   if (b->is_empty) return 0;
   fill(b, c->loop->now_ns);
@@ -83,7 +84,7 @@ size_t rille_shaper_room(rille_conn *c) {
 }
 
 void rille_shaper_took(rille_conn *c, size_t size) {
-  rille_bucket *b = &c->shaper->in;
+  rille_bucket *b = &c->rare->shaper->in;
   if (b->rate == 0) return;
   b->tokens -= (double)size;
   if (b->tokens < piece_of(b) && size > 0) wait_for(c, b, piece_of(b));
@@ -107,7 +108,7 @@ static int cut(struct iovec *areas, int count, size_t most, size_t *size) {
 
 /* Bytes of the output that may be sent now; 0: none, and it waits. */
 static size_t room_to_send(rille_conn *c, size_t length) {
-  rille_bucket *b = &c->shaper->out;
+  rille_bucket *b = &c->rare->shaper->out;
   if (b->rate == 0) return length;
   if (b->is_empty) return 0;
   fill(b, c->loop->now_ns);
@@ -128,11 +129,11 @@ int rille_shaper_send(rille_conn *c) {
     int count = cut(areas, rille_linkbuffer_areas(c->out, areas, AREAS_MAX), room, &size);
     ssize_t sent = rille_conn_send_once(c, areas, count, size);
     if (sent < 0) return (int)sent;
-    if (c->shaper->out.rate > 0) c->shaper->out.tokens -= (double)sent;
+    if (c->rare->shaper->out.rate > 0) c->rare->shaper->out.tokens -= (double)sent;
     length = rille_conn_output_len(c);
   }
   if (length == 0) rille_conn_give_output(c);
-  else if (!(c->flags & RILLE_CONN_BLOCKED) && !c->shaper->out.is_empty) rille_conn_mark_dirty(c);
+  else if (!(c->flags & RILLE_CONN_BLOCKED) && !c->rare->shaper->out.is_empty) rille_conn_mark_dirty(c);
   rille_conn_wake_writers(c);
   return RILLE_OK;
 }
@@ -152,7 +153,7 @@ static bool is_over(rille_bucket *b, uint32_t now) {
 
 void rille_shaper_fire(rille_conn *c) {
   uint32_t now = c->loop->now_ms;
-  rille_shaper *shaper = c->shaper;
+  rille_shaper *shaper = c->rare->shaper;
   if (is_over(&shaper->in, now)) {
     if (c->flags & RILLE_CONN_READER) give_back(&c->parked_ms, shaper->in.since_ms, now);
     if (c->http) give_back(&c->http->since_ms, shaper->in.since_ms, now);

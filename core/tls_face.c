@@ -69,14 +69,14 @@ int rille_tls_on_hello(SSL *ssl, int *alert, void *arg) {
 
 static rille_conn *asking(rille_loop *loop, uint32_t slot) {
   rille_conn *c = rille_conn_at(loop, slot);
-  return c && c->tls && c->tls->is_asking && c->fd >= 0 ? c : NULL;
+  return c && c->rare->tls && c->rare->tls->is_asking && c->fd >= 0 ? c : NULL;
 }
 
 int rille_tls_ask(rille_loop *loop, uint32_t slot, rille_tls_question *out) {
   const rille_conn *c = asking(loop, slot);
   if (!c) return 0;
   *out = (rille_tls_question){.ticket = rille_conn_id(c), .service = c->service->id};
-  memcpy(out->name, c->tls->name, sizeof c->tls->name);
+  memcpy(out->name, c->rare->tls->name, sizeof c->rare->tls->name);
   out->peer[rille_conn_peer(c, out->peer, sizeof out->peer - 1)] = '\0';
   return 1;
 }
@@ -84,7 +84,7 @@ int rille_tls_ask(rille_loop *loop, uint32_t slot, rille_tls_question *out) {
 void rille_tls_answer(rille_loop *loop, uint32_t slot, double ticket, const char *name, rille_tls *other, int refuse) {
   rille_conn *c = asking(loop, slot);
   if (!c || rille_conn_id(c) != ticket) return;
-  rille_conn_tls *t = c->tls;
+  rille_conn_tls *t = c->rare->tls;
   t->is_asking = false;
   t->is_answered = true;
   t->is_refused = refuse;
@@ -140,7 +140,7 @@ static void take_peer(const X509 *leaf, rille_tls_info *out) {
 }
 
 int rille_conn_tls_info(const rille_conn *c, rille_tls_info *out) {
-  const rille_conn_tls *t = c->tls;
+  const rille_conn_tls *t = c->rare->tls;
   if (!t || !t->ssl || t->is_shaking || t->failure) return 0;
   *out = (rille_tls_info){0};
   snprintf(out->version, sizeof out->version, "%s", SSL_get_version(t->ssl));
