@@ -307,6 +307,11 @@ local function trace_of(err)
   return rawequal(err, task.cancelled) and err or debug.traceback(tostring(err), 2)
 end
 
+-- What has changed before the watch was there makes one more.
+local function look_again()
+  if current.reload.watch and M.has_changed() then requests:send(channel(1)) end
+end
+
 -- Those who asked while one was under way get the next.
 local function attend()
   while true do
@@ -314,6 +319,7 @@ local function attend()
     if #asked == 0 then return end
     while requests:len() > 0 do asked[#asked + 1] = requests:receive() end
     local ok, report = xpcall(reload, trace_of)
+    if not rawequal(report, task.cancelled) then look_again() end
     if rawequal(report, task.cancelled) then return end
     if not ok then
       log.error("the configuration is not reloaded: %s", report)
@@ -355,6 +361,7 @@ function M.start(given)
   if not M.has_file() then return end
   seen = current.loaded.texts
   watch(current.loaded.files)
+  look_again()
   task.start_later(attend)
 end
 
