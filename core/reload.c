@@ -333,8 +333,8 @@ static void end_patience(rille_state *state, rille_conn *c) {
 /* Hand on what is idle. How many connections, sessions and datagrams there still are. */
 static uint32_t sweep(rille_state *state) {
   rille_loop *loop = state->loop;
-  uint32_t left = 0;
-  for (uint32_t slot = 0; slot < loop->slab_count * RILLE_CONN_SLAB; slot++) {
+  uint32_t left = 0, slots = state->conn_count > 0 ? loop->slab_count * RILLE_CONN_SLAB : 0;
+  for (uint32_t slot = 0; slot < slots; slot++) {
     rille_conn *c = rille_conn_at(loop, slot);
     if (!c || c->state != state) continue;
     if (!(c->flags & (RILLE_CONN_SERVED | RILLE_CONN_CLOSING))) continue; /* the script's own */

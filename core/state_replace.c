@@ -30,15 +30,6 @@ static uint32_t patience(const rille_state *state) {
   return state->retry_ms < RETRY_MAX_MS / 2 ? state->retry_ms * 2 : RETRY_MAX_MS;
 }
 
-static uint32_t count_connections(const rille_state *state) {
-  uint32_t count = 0;
-  for (uint32_t slot = 0; slot < state->loop->slab_count * RILLE_CONN_SLAB; slot++) {
-    const rille_conn *c = rille_conn_at(state->loop, slot);
-    if (c && c->state == state) count++;
-  }
-  return count;
-}
-
 static void say_why(const rille_state *state, uint32_t connections) {
   char why[64] = "its dispatcher failed";
   if (state->heap.is_passed) {
@@ -51,7 +42,7 @@ static void say_why(const rille_state *state, uint32_t connections) {
 static void take_down(rille_state *state) {
   rille_loop *loop = state->loop;
   (void)rille_reload_fails(state);
-  say_why(state, count_connections(state));
+  say_why(state, state->conn_count);
   state->is_broken = true;
   for (rille_listener *l = loop->listeners; l; l = l->next) {
     if (l->service->state != state) continue;

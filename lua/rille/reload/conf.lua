@@ -303,10 +303,6 @@ local function reload()
     seconds = C.rille_now() - began }
 end
 
-local function trace_of(err)
-  return rawequal(err, task.cancelled) and err or debug.traceback(tostring(err), 2)
-end
-
 -- What has changed before the watch was there makes one more.
 local function look_again()
   if current.reload.watch and M.has_changed() then requests:send(channel(1)) end
@@ -318,7 +314,7 @@ local function attend()
     local asked = { requests:receive() }
     if #asked == 0 then return end
     while requests:len() > 0 do asked[#asked + 1] = requests:receive() end
-    local ok, report = xpcall(reload, trace_of)
+    local ok, report = xpcall(reload, deploy.trace_of)
     if not rawequal(report, task.cancelled) then look_again() end
     if rawequal(report, task.cancelled) then return end
     if not ok then

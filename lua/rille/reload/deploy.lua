@@ -8,6 +8,7 @@ local channel = require "rille.channel"
 local errors = require "rille.errors"
 local log = require "rille.log"
 local pool = require "rille.pool"
+local task = require "rille.task"
 local watching = require "rille.reload.watch"
 
 local deploy = {}
@@ -342,6 +343,11 @@ local function check_room(server)
   if live < server.reload.max_generations then return true end
   return nil, ("%s: %d generations are alive (reload.max_generations); connections hold the old ones: see reload.drain"):format(
     server.name, live)
+end
+
+-- For xpcall: the error with a traceback, but that its task is cancelled as it is.
+function deploy.trace_of(err)
+  return rawequal(err, task.cancelled) and err or debug.traceback(tostring(err), 2)
 end
 
 local function label_of(server)

@@ -127,10 +127,6 @@ local function canary_of(server, options)
   return out
 end
 
-local function trace_of(err)
-  return rawequal(err, task.cancelled) and err or debug.traceback(tostring(err), 2)
-end
-
 -- What it is called by the configuration that is tried, or holds.
 local function rename(server, its)
   server.name, server.script = require("rille.config.names").of(its.one), its.one.script
@@ -168,7 +164,7 @@ local function attend(server)
     while server.requests:len() > 0 do asked[#asked + 1] = server.requests:receive() end
     if server.is_gone then return answer_all(asked, { ok = false, label = server.name, message = "it leaves", seconds = 0 }) end
     local finally = merge(server, asked)
-    local ok, result = xpcall(deploy.run, trace_of, server, request.canary, function(early)
+    local ok, result = xpcall(deploy.run, deploy.trace_of, server, request.canary, function(early)
       for _, one in ipairs(asked) do
         if not one.waits then answer_one(one, early) end
       end
