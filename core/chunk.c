@@ -437,7 +437,7 @@ static bool has_changed(const rille_chunk *c) {
   if ((double)s.st_size == c->size && (double)s.st_ino == c->inode && (double)s.st_dev == c->device &&
       (double)s.st_mtim.tv_sec == c->mtime_s && (double)s.st_mtim.tv_nsec == c->mtime_ns)
     return false;
-  if (rille_source_read(&now, c->absolute, false) != RILLE_SOURCE_READ) return true;
+  if (rille_source_read(&now, c->absolute, false) != RILLE_SOURCE_READ) return !rille_err_is_shortage(now.error_number);
   write_hash(hash, now.hash);
   return strcmp(hash, c->hash) != 0;
 }

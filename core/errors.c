@@ -60,6 +60,11 @@ const char *rille_err_text(int err) { return err <= 0 && err >= RILLE_ERR_LAST ?
 
 int rille_err_errno(int err) { return err <= 0 && err >= RILLE_ERR_LAST ? errors[-err].error_number : 0; }
 
+int rille_err_is_shortage(int error_number) {
+  int err = rille_err_from_errno(error_number);
+  return err == RILLE_ERR_TOO_MANY_FILES || err == RILLE_ERR_NO_MEMORY;
+}
+
 int rille_err_from_errno(int error_number) {
   switch (error_number) {
   case 0: return RILLE_OK;

@@ -171,9 +171,12 @@ static int is_young(const struct stat *s) {
 double rille_file_mark_read(rille_file_mark *mark, const char *path) {
   struct stat s;
   int fd = -1;
+  mark->is_unknown = 0;
   if (stat(path, &s) == 0 && S_ISREG(s.st_mode)) {
     if (mark->content > 0 && !mark->is_young_ && is_same(mark, &s)) return mark->content;
     fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK); /* it may be a pipe by now */
+    mark->is_unknown = fd < 0 && rille_err_is_shortage(errno);
+    if (mark->is_unknown) return mark->content;
   }
   *mark = (rille_file_mark){0};
   if (fd < 0) return 0;

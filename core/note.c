@@ -8,12 +8,16 @@
 #include "loop.h"
 #include "reload.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static pthread_mutex_t attending_mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t settled = PTHREAD_COND_INITIALIZER;
 static rille_state *attending; /* with the mutex; NULL: nobody deploys */
+static bool is_settled;        /* with the mutex */
 
 /* the thread of that state alone */
 static rille_note *first, *last;
@@ -37,9 +41,28 @@ void rille_reload_attend(rille_state *state) {
   pthread_mutex_unlock(&attending_mutex);
 }
 
+void rille_reload_settle(void) {
+  pthread_mutex_lock(&attending_mutex);
+  is_settled = true;
+  pthread_cond_broadcast(&settled);
+  pthread_mutex_unlock(&attending_mutex);
+}
+
+void rille_reload_await(double ms) {
+  struct timespec until;
+  clock_gettime(CLOCK_REALTIME, &until);
+  long ns = until.tv_nsec + (long)fmod(ms, 1000) * 1000000;
+  until.tv_sec += (time_t)(ms / 1000) + ns / 1000000000;
+  until.tv_nsec = ns % 1000000000;
+  pthread_mutex_lock(&attending_mutex);
+  while (!is_settled && pthread_cond_timedwait(&settled, &attending_mutex, &until) == 0) continue;
+  pthread_mutex_unlock(&attending_mutex);
+}
+
 void rille_reload_leave(void) {
   pthread_mutex_lock(&attending_mutex);
   attending = NULL;
+  is_settled = false;
   pthread_mutex_unlock(&attending_mutex);
   while (first) {
     rille_note *note = first;

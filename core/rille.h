@@ -63,6 +63,8 @@ const char *rille_err_text(int err);
 int rille_err_errno(int err);
 /* the enum rille_err of an errno */
 int rille_err_from_errno(int error_number);
+/* 1: what failed so lacked descriptors or memory, and may work later */
+int rille_err_is_shortage(int error_number);
 
 /* static; the text of this header as Lua sees it; lua/rille/core.lua declares this one function by hand */
 const char *rille_cdef(void);

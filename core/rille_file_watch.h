@@ -53,7 +53,8 @@ typedef struct rille_file_mark {
   double changed; /* seconds since 1970, when the file system says that its inode changed */
   uint64_t device_, inode_, size_;
   int64_t modified_ns_, changed_ns_;
-  int is_young_; /* it had just been written when it was read: the same times may be another content's */
+  int is_unknown; /* descriptors or memory lacked for a look: content is the last one, look again */
+  int is_young_;  /* it had just been written when it was read: the same times may be another content's */
 } rille_file_mark;
 
 /* Look again, following links, and read it if there is any sign that it is another one; its content. */

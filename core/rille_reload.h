@@ -98,6 +98,9 @@ typedef struct rille_note {
 
 /* The state that deploys gets an event RELOAD for each note; loop thread of that one */
 void rille_reload_attend(rille_state *state);
+/* Its thread has come up, or never will; any thread may wait for that, ms at most. */
+void rille_reload_settle(void);
+void rille_reload_await(double ms);
 void rille_reload_leave(void);
 rille_note *rille_reload_take(rille_state *state); /* owned; NULL: no more */
 void rille_note_free(rille_note *note);

@@ -317,6 +317,29 @@ describe("a configuration that is loaded again", function()
     assert.is_true(net.poll_until(function() return greeting(a) == "three" end, 10))
   end)
 
+  it("is not taken for changed while descriptors are short", function()
+    local a = name_of("a")
+    server.write("who.lua", SCRIPT)
+    socket = server.folder() .. "/control.sock"
+    local function text(say)
+      return ("return { control = { path = %q }, servers = { { script = %q, listen = %q, options = { say = %q } } } }\n"):format(socket,
+        server.folder() .. "/who.lua", a, say)
+    end
+    local path = server.write("conf.lua", text "one")
+    local s = server.spawn(nil, { command = { server.root .. "/bin/rille", "run", "--conf", path }, ulimit = "-n 40" })
+    s:wait_listening(1)
+    local clients = {}
+    for i = 1, 60 do clients[i] = server.client.connect(a) end
+    s:wait_log("cannot accept on")
+    server.write("conf.lua", text "two")
+    net.nap(500) -- it has looked, several times
+    server.write("conf.lua", text "one")
+    for _, c in ipairs(clients) do c:close() end
+    server.write("conf.lua", text "two")
+    assert.is_true(net.poll_until(function() return greeting(a) == "two" end, 10))
+    assert.equal(0, s:count_log("level=error"))
+  end)
+
   it("brings servers to every loop, in each way that connections come to them, and takes them away", function()
     server.write("who.lua", SCRIPT)
     local a, holder = name_of("a"), server.start(server.folder() .. "/who.lua", { options = { say = "x" } })

@@ -86,6 +86,22 @@ describe("rille.reload.files", function()
     ]]
   end)
 
+  it("looks again at what cannot be opened while descriptors are short", function()
+    check [[
+      put("app.lua", "1") put("new.lua", "2")
+      local w = watch()
+      w:set("app", { box .. "app.lua" })
+      local taken, one = {}, nil
+      repeat one = io.open("/dev/null") taken[#taken + 1] = one until not one
+      os.rename(box .. "new.lua", box .. "app.lua")
+      rille.sleep(0.3)
+      equal(calls:len(), 0)
+      for _, f in ipairs(taken) do f:close() end
+      expect "app: app.lua"
+      w:close()
+    ]]
+  end)
+
   it("waits until a writer has closed the file, but not for ever", function()
     check [[
       put("app.lua", "1")

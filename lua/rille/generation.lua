@@ -6,6 +6,7 @@ local ffi = require "ffi"
 local C = require "rille.core"
 local conn = require "rille.conn"
 local channel = require "rille.channel"
+local leak_report = require "rille.leak_report"
 local log = require "rille.log"
 local luggage = require "rille.luggage"
 local script = require "rille.script"
@@ -77,7 +78,7 @@ local LEFT_MAX = 20 -- lines of a report
 -- What the script has begun and not ended, by the line that made it, as text.
 local function what_is_left()
   local lines = {}
-  for i, one in ipairs(require("rille.leaks").report()) do
+  for i, one in ipairs(leak_report.list()) do
     if i > LEFT_MAX then
       lines[#lines + 1] = "..."
       break

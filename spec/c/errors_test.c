@@ -62,6 +62,8 @@ static void related_errnos_share_an_error(void **state) {
   assert_int_equal(rille_err_from_errno(ENOBUFS), RILLE_ERR_NO_MEMORY);
   assert_int_equal(rille_err_from_errno(EAFNOSUPPORT), RILLE_ERR_NOT_SUPPORTED);
   assert_int_equal(rille_err_from_errno(EIO), RILLE_ERR_SYSTEM);
+  assert_true(rille_err_is_shortage(EMFILE) && rille_err_is_shortage(ENFILE) && rille_err_is_shortage(ENOMEM));
+  assert_false(rille_err_is_shortage(0) || rille_err_is_shortage(ENOENT));
   assert_int_equal(rille_err_from_errno(-1), RILLE_ERR_SYSTEM);
 }
 

@@ -1,6 +1,8 @@
 -- loaded: which other files the code of a configuration loads, by dofile, loadfile and require. Modules are forgotten again, so that the
 -- next time reads them anew.
 
+local C = require "rille.core"
+
 local loaded = {}
 
 local function copy(of)
@@ -38,12 +40,13 @@ function loaded.call(fn)
   return ok, value, files
 end
 
--- What is in these files now, by path; false: nothing that can be read.
+-- What is in these files now, by path; false: nothing that can be read. Of those that cannot be looked at for now, nothing is said.
 function loaded.texts(files)
   local texts = {}
   for _, path in ipairs(files) do
-    local file = io.open(path, "rb")
-    texts[path] = file and file:read("*a") or false
+    local file, _, errno = io.open(path, "rb")
+    local is_short = not file and C.rille_err_is_shortage(errno) ~= 0
+    if not is_short then texts[path] = file and file:read("*a") or false end
     if file then file:close() end
   end
   return texts

@@ -153,6 +153,7 @@ local function settle(self)
   for entry in pairs(dirty) do
     entry.is_open = false
     local content = C.rille_file_mark_read(entry.mark, entry.full)
+    if entry.mark.is_unknown ~= 0 then touch(self, entry) end -- look again in a while
     local is_new = false
     for key, known in pairs(entry.users) do
       if known ~= content then

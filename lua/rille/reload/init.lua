@@ -19,6 +19,7 @@ local vm = require "rille.vm"
 local reload = {}
 
 local LABEL = "reload@1"
+local START_MS = 10000 -- far above what it takes
 local err_box = ffi.new("int[1]")
 local message_box = ffi.new("char[?]", 4096)
 
@@ -63,6 +64,7 @@ function reload.start(conf, team, generations, groups)
     C.rille_loop_free(loop)
     return nil, handle == nil and ffi.string(message_box) or errors.text[-code]
   end
+  C.rille_reload_await(START_MS) -- so that who talks to a server that runs finds it
   return loop
 end
 
@@ -325,6 +327,7 @@ local function begin(plan, handle)
   conf_module().start { servers = servers, conf = conf, team = team, book = book, add = add_server, ask = reload.ask,
     staging = deploy.staging_pool }
   C.rille_state_started(handle)
+  C.rille_reload_settle()
 end
 
 -- What rille_state_new runs.
@@ -343,7 +346,10 @@ function reload.main(loop_address, state_address, bytes)
   } do require("rille." .. name) end
   dispatch.on_start = function() return begin(plan, handle) end
   dispatch.on_note = function() return task.call(take_notes, handle) end
-  script.on_error(begin, "reload", function() log.error("reloading is not possible") end)
+  script.on_error(begin, "reload", function()
+    log.error("reloading is not possible")
+    C.rille_reload_settle()
+  end)
   return dispatch.run
 end
 
