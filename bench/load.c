@@ -12,6 +12,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <time.h>
+#include <unistd.h>
 
 enum {
   READ_MAX = 262144,
@@ -99,6 +100,22 @@ static void watch(int op, struct load_peer *peer, unsigned int events) {
   if (epoll_ctl(epoll_fd, op, peer->fd, &ev) != 0) load_die("epoll_ctl: %s", strerror(errno));
 }
 
+static void connect_peer(struct load_peer *peer, uint32_t source) {
+  peer->fd = load_connect(source);
+  if (fcntl(peer->fd, F_SETFL, O_NONBLOCK) != 0) load_die("fcntl: %s", strerror(errno));
+  watch(EPOLL_CTL_ADD, peer, EPOLLIN);
+}
+
+/* In turn from many addresses: ports that were used rest for a minute. */
+static void reconnect(struct load_peer *peer) {
+  enum { SOURCES = 200 };
+  static uint32_t source;
+  close(peer->fd);
+  peer->is_blocked = false;
+  source = source % SOURCES + 1;
+  connect_peer(peer, INADDR_LOOPBACK + source);
+}
+
 static void connect_peers(void) {
   epoll_fd = epoll_create1(EPOLL_CLOEXEC);
   peers = calloc(load_options.connections, sizeof(*peers));
@@ -106,9 +123,7 @@ static void connect_peers(void) {
   for (size_t i = 0; i < load_options.connections; i++) {
     struct load_peer *peer = &peers[i];
     peer->index = i;
-    peer->fd = load_connect(INADDR_LOOPBACK);
-    if (fcntl(peer->fd, F_SETFL, O_NONBLOCK) != 0) load_die("fcntl: %s", strerror(errno));
-    watch(EPOLL_CTL_ADD, peer, EPOLLIN);
+    connect_peer(peer, INADDR_LOOPBACK);
   }
 }
 
@@ -131,6 +146,7 @@ static void start_round(struct load_peer *peer, uint64_t now) {
   peer->got = 0;
   peer->answers = 0;
   peer->start_ns = now;
+  if (protocol->reconnects) reconnect(peer);
   send_more(peer);
 }
 

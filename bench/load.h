@@ -23,6 +23,7 @@ struct load_peer {
 
 struct load_protocol {
   unsigned long depth; /* messages a round */
+  bool reconnects;     /* each round has a connection of its own */
   /* Sets data and size of the next round. */
   void (*start)(struct load_peer *peer);
   /* Checks the bytes that came and returns how many answers they complete. peer->got does not count these yet. */

@@ -81,6 +81,11 @@ local function http_text(result, settings, name)
   return comparison_text(title, { "req", "request" }, result, settings, name)
 end
 
+local function rpc_text(result, settings, name)
+  local title = ("rpc %s, 1 KiB, %d at a time on a connection"):format(result.case, result.depth)
+  return comparison_text(title, { "call", "call" }, result, settings, name)
+end
+
 local function idle_text(name, result)
   local parts = {}
   for i, point in ipairs(result.points) do
@@ -174,6 +179,9 @@ function report.text(document)
   end
   for _, result in ipairs(document.http or {}) do
     parts[#parts + 1] = http_text(result, settings, name) .. "\n"
+  end
+  for _, result in ipairs(document.rpc or {}) do
+    parts[#parts + 1] = rpc_text(result, settings, name) .. "\n"
   end
   if document.fanout then
     local unit = { "msg", "delivery" }

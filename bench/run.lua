@@ -14,25 +14,54 @@ local posix = require "bench.posix"
 local proc = require "bench.proc"
 local reload = require "bench.reload"
 local report = require "bench.report"
+local rpc = require "bench.rpc"
 local tail = require "bench.tail"
 local udp = require "bench.udp"
 local usage = require "bench.usage"
 
-local USAGE = [[
-usage: luajit bench/run.lua [--json] [--only PARTS] [--pairs N] [--quick] [--server CMD] [--build DIR]
-  --json        one JSON document on stdout instead of the report
-  --only PARTS  of echo, http, fanout, udp, connects, loops, idle, dict, tail, reload, or cases of http: hello, pipelined, json;
-                several with commas between
-  --pairs N     pairs of windows for each size or case (15)
-  --quick       3 pairs of 0.3 s windows: is it alive, not how fast is it
-  --server CMD  measure this command instead of Rille; {port} stands for the port on 127.0.0.1. It echoes; fanout, udp, connects, loops
-                and http are left out, unless --only names http: then {answer} stands for hello or json, which it has to serve
-  --build DIR   where the programs in C are (build/bench)
-]]
-local PROGRAMS = { "echo", "client", "http", "http_client", "fanout", "fanout_client", "udp", "connects_client", "tail_client",
-  "reload_client", "table.so" }
+-- In the order they run. Those that compare a server with the baseline take another one by --server.
+local PARTS = {
+  "echo",
+  "http",
+  "rpc",
+  "fanout",
+  "udp",
+  "connects",
+  "loops",
+  "idle",
+  "dict",
+  "tail",
+  "reload",
+}
+local OF_OTHERS = { echo = true, http = true, idle = true, dict = true }
+local PROGRAMS = {
+  "client",
+  "connects_client",
+  "echo",
+  "fanout",
+  "fanout_client",
+  "http",
+  "http_client",
+  "reload_client",
+  "rpc_client",
+  "table.so",
+  "tail_client",
+  "udp",
+}
 local CASES = {} -- the same list that --only http stands for
 for i, case in ipairs(http.CASES) do CASES[i] = case.name end
+
+local USAGE = ([[
+usage: luajit bench/run.lua [--json] [--only PARTS] [--pairs N] [--quick] [--server CMD] [--build DIR]
+  --json        one JSON document on stdout instead of the report
+  --only PARTS  of %s,
+                or cases of http: %s; several with commas between
+  --pairs N     pairs of windows for each size or case (15)
+  --quick       3 pairs of 0.3 s windows: is it alive, not how fast is it
+  --server CMD  measure this command instead of Rille; {port} stands for the port on 127.0.0.1. It echoes, and idles; what else there
+                is is left out, unless --only names http: then {answer} stands for hello or json, which it has to serve
+  --build DIR   where the programs in C are (build/bench)
+]]):format(table.concat(PARTS, ", "), table.concat(CASES, ", "))
 
 local function fail(text, status)
   io.stderr:write(text)
@@ -42,7 +71,7 @@ end
 -- The parts in a list with commas, as keys; "http" becomes its cases.
 local function parts_of(list)
   local parts, known = {}, {}
-  for _, name in ipairs { "echo", "http", "fanout", "udp", "connects", "loops", "idle", "dict", "tail", "reload" } do known[name] = true end
+  for _, name in ipairs(PARTS) do known[name] = true end
   for _, name in ipairs(CASES) do known[name] = true end
   for name in (list .. ","):gmatch("([^,]*),") do
     if not known[name] then fail(("--only: no part named %q\n%s"):format(name, USAGE), 1) end
@@ -87,9 +116,9 @@ local function parse(args)
     end
     i = i + 1
   end
-  options.parts = options.parts or parts_of(options.command and "echo,idle" or "echo,http,fanout,udp,connects,loops,idle,dict,tail,reload")
-  for _, part in ipairs { "fanout", "udp", "connects", "loops", "tail", "reload" } do
-    if options.command and options.parts[part] then fail(("--server: %s measures Rille alone\n"):format(part), 1) end
+  options.parts = options.parts or parts_of(options.command and "echo,idle" or table.concat(PARTS, ","))
+  for _, part in ipairs(PARTS) do
+    if options.command and options.parts[part] and not OF_OTHERS[part] then fail(("--server: %s measures Rille alone\n"):format(part), 1) end
   end
   return options
 end
@@ -132,6 +161,7 @@ local function measure(options, settings)
     server = { name = name, command = command or json.null },
     echo = parts.echo and echo.measure(settings, name, command, progress) or nil,
     http = has_http and http.measure(settings, name, command, parts, progress) or nil,
+    rpc = parts.rpc and rpc.measure(settings, name, progress) or nil,
     fanout = parts.fanout and fanout.measure(settings, name, progress) or nil,
     udp = parts.udp and udp.measure(settings, name, progress) or nil,
     connects = parts.connects and connects.measure(settings, name, progress) or nil,

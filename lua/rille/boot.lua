@@ -16,6 +16,7 @@ local dispatch = require "rille.dispatch"
 local leaks = require "rille.leaks"
 local listener = require "rille.listener"
 local log = require "rille.log"
+local mux = require "rille.mux"
 local loop_face = require "rille.loop"
 local offload = require "rille.offload"
 local pool = require "rille.pool"
@@ -69,6 +70,7 @@ function boot.detach()
   task.reset()
   timer.reset()
   concurrency.reset()
+  mux.reset()
   conn.reset()
   udp.reset()
   udp_session.reset()

@@ -43,6 +43,10 @@ local function each_slice(frame, fn)
   end
 end
 
+-- Keep the slices of a frame that is a table, and give them back.
+function M.hold(frame) return each_slice(frame, retain) end
+function M.let_go(frame) return each_slice(frame, release) end
+
 -- ---- workers ---------------------------------------------------------------------------------------------------
 
 local function put_back(w)
@@ -102,6 +106,7 @@ end
 local function finish(w, has_failed)
   local lane = w.lane
   each_slice(w.frame, release)
+  task.drop_kept(w.fiber)
   if not lane.conn._p then return put_back(w) end -- the run was ended by force
   w.is_done, w.has_failed = true, has_failed
   if lane.is_ordered then

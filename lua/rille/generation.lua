@@ -117,7 +117,9 @@ local changes = {
 
 -- Forget the loop and what was there of it.
 local function leave()
-  for _, name in ipairs { "stream", "io", "resolve", "dial", "process", "task", "timer", "concurrency", "conn", "udp", "udp_session" } do
+  for _, name in ipairs {
+    "stream", "io", "resolve", "dial", "process", "task", "timer", "concurrency", "mux", "conn", "udp", "udp_session",
+  } do
     require("rille." .. name).reset()
   end
   local pool = require "rille.pool"

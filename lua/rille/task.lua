@@ -46,6 +46,8 @@ task.is_host = false
 
 -- Called with (fiber, error, traceback) when a fiber's function raised; script.lua sets it.
 task.on_failure = nil
+-- Called with what a fiber kept when that is over: the call it was given in, the fiber, or the run; mux.lua sets it.
+task.let_go = nil
 
 function task.current()
   return current
@@ -54,12 +56,25 @@ end
 -- ---- running ---------------------------------------------------------------------------------------------------
 
 local function new_fiber(main)
-  local fiber = { co = create(main), parked = false, queued = false, fn = false, a = false, doom = over, undo = false }
+  local fiber = {
+    co = create(main), parked = false, queued = false, fn = false, a = false, doom = over, undo = false,
+    kept = false, -- what it was given to use until its end, see task.let_go
+  }
   fibers[fiber] = true
   return fiber
 end
 
+-- The end of what a fiber keeps.
+local function let_go(fiber)
+  local kept = fiber.kept
+  if not kept then return end
+  fiber.kept = false
+  task.let_go(kept)
+end
+task.drop_kept = let_go
+
 local function retire(fiber)
+  let_go(fiber)
   if not fiber.is_pooled then return end
   fiber.fn, fiber.a = false, false
   fiber.doom, fiber.cancelled = over, nil   -- what it was told was for the call that is over
@@ -88,6 +103,7 @@ local function failed(fiber, err)
   end
   fiber.dead = true
   fibers[fiber] = nil
+  let_go(fiber)
   task.on_failure(fiber, err, trace)
 end
 
@@ -102,6 +118,7 @@ local function step(fiber, x, a, b)
   if what == PARK then return end
   if status(fiber.co) == "suspended" then return failed(fiber, task.YIELDED) end
   fibers[fiber] = nil -- it has come to its end
+  let_go(fiber)
 end
 
 -- Call fn(a, b) in the worker. When it parked, the caller is no longer the worker on return; see task.is_worker.
@@ -266,6 +283,7 @@ end
 -- The run is over: what did not come to its end never will.
 function task.reset()
   over = false
+  for fiber in pairs(fibers) do let_go(fiber) end
   fibers = {}
   queue, first, last = {}, 1, 0
   pool, pooled = {}, 0
@@ -333,6 +351,7 @@ local function remember_fault(err)
   end
   return err
 end
+task.remember_fault = remember_fault
 
 local Scope = {}
 Scope.__index = Scope

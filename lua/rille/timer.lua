@@ -96,6 +96,11 @@ function task.start_timer(s, entry)
 end
 task.stop_timer = stop
 
+-- entry:fire() is called once, s seconds from now: a token for task.stop_timer; or nil, err.
+function timer.start(s, entry)
+  return start(-1, 0, s * 1000, entry)
+end
+
 -- Park the running task for s seconds.
 function timer.sleep(s)
   local ms = seconds(s, "sleep")
