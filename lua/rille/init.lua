@@ -34,6 +34,7 @@ local task = require "rille.task"
 local timer = require "rille.timer"
 local topic = require "rille.topic"
 local udp = require "rille.udp"
+local upstream = require "rille.upstream"
 
 local rille = {
   version = ffi.string(C.rille_version()),
@@ -78,6 +79,7 @@ local rille = {
   topic = topic,
   unbind = binding.unbind,
   udp = udp.open,
+  upstream = upstream.new,
   proxy_header = require("rille.conn_proxy").header,
 }
 
