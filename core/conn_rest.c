@@ -14,7 +14,7 @@
 static bool is_clean(const rille_conn *c) {
   enum {
     USED = RILLE_CONN_OPENING | RILLE_CONN_BUSY | RILLE_CONN_READER | RILLE_CONN_WRITER | RILLE_CONN_PAUSED |
-           RILLE_CONN_FULL | RILLE_CONN_SHUT | RILLE_CONN_SHAPED
+           RILLE_CONN_FULL | RILLE_CONN_SHUT
   };
   if (!rille_conn_is_active(c) || c->flags & USED || c->tasks > 0 || c->is_http) return false;
   if (c->rare->part && (c->rare->part->drain || c->rare->part->feed)) return false;
@@ -52,6 +52,7 @@ int rille_conn_rest(rille_conn *c, double idle_ms) {
   c->high_water = c->service->high_water;
   c->low_water = c->service->low_water;
   c->is_bound = true;
+  c->flags &= ~(uint32_t)RILLE_CONN_READ_LATE;
   rille_conn_serve(c, 1);
   return 1;
 }

@@ -13,7 +13,8 @@ local HEAD = [[local serve_dns = require("spec.support.dns").serve ]]
   .. [[local function urls(up) local list = {} for i, t in ipairs(up:targets()) do if t.state ~= "draining" then ]]
   .. [[list[#list + 1] = t.url .. (t.backup and " backup" or "") .. (t.weight > 1 and " " .. t.weight or "") end end ]]
   .. [[return table.concat(list, ", ") end ]]
-  .. [[local function with_dns(d) return { dns = { servers = { d.address }, search = {}, hosts = "", tries = 1, timeout = 0.2 * SLOW } } end ]]
+  .. [[local function with_dns(d) return { dns = { servers = { d.address }, search = {}, hosts = "", tries = 1, ]]
+  .. [[timeout = 0.2 * SLOW } } end ]]
 
 local function check(code, options)
   return inside.check(HEAD .. code, options)
@@ -100,7 +101,7 @@ describe("names of upstreams", function()
       wait("it is found", function() return up:with(ask) == "x" end)
       up:close()
       -- closed, or told otherwise, while the question is under way
-      local slow = serve_dns(function(name, kind) return { delay = 0.05, { name, kind, 1, kind == "A" and "127.0.0.1" or "0:0:0:0:0:0:0:1" } } end)
+      local slow = serve_dns(function(name, kind) return { delay = 0.05, { name, kind, 1, "127.0.0.1" } } end)
       up = rille.upstream { targets = { { url = "tcp://slow.test:" .. port(l), dns = "A" } }, dial = with_dns(slow) }
       local task = rille.spawn(up.with, up, ask)
       rille.sleep(0.01)

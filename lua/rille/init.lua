@@ -76,6 +76,7 @@ local rille = {
   resolve = resolve.resolve,
   resolver_stats = resolve.stats,
   select = select_conns,
+  tls_hello = require "rille.tls_hello",
   topic = topic,
   unbind = binding.unbind,
   udp = udp.open,

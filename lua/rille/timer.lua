@@ -194,8 +194,9 @@ end
 
 local function run(self)
   if self.is_cancelled then return end
+  if self.pulse then self.ms = self.pulse end
   local s = self.fn()
-  if self.is_pulse and s then self.ms = math.max(1, s * 1000) end
+  if self.pulse and s then self.ms = math.max(1, s * 1000) end
   if self.every and not self.is_cancelled and state.loop then begin(self) end
 end
 timer.run = run
@@ -256,7 +257,7 @@ end
 -- For the library: call fn soon, and then each time after as many seconds as it returned, or s.
 function timer.pulse(s, fn)
   local self = make("pulse", 0, fn, true)
-  self.is_pulse, self.ms = true, s * 1000
+  self.pulse = math.max(1, s * 1000)
   return self
 end
 

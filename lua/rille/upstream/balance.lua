@@ -14,8 +14,9 @@ local floor = math.floor
 
 local M = {}
 
-local POINTS = 100          -- of the ring, for a target of weight 1
-local POINTS_MAX = 2 ^ 18   -- in all
+local POINTS = 100        -- of the ring, for a target of weight 1, or less,
+local POINTS_MAX = 2 ^ 15 -- when there would be more of them
+local INDEXES = 2 ^ 13    -- more than targets
 
 local function usable(target, tried)
   return not (tried and tried[target]) and target:has_room()
@@ -97,32 +98,36 @@ local function multiply(a, b) -- of 32 bits
   return (a % 65536 * b + floor(a / 65536) * b % 65536 * 65536) % 2 ^ 32
 end
 
--- A CRC of texts that differ in few bits differs in few bits, so it is stirred.
-local function hash(text)
-  local h = C.rille_crc32c(text, #text, -1)
+local function stir(h)
   h = multiply(bxor(h, rshift(h, 16)) % 2 ^ 32, 0x85ebca6b)
   h = multiply(bxor(h, rshift(h, 13)) % 2 ^ 32, 0xc2b2ae35)
   return bxor(h, rshift(h, 16)) % 2 ^ 32
 end
-M.hash = hash
 
--- Points of all targets of a rank, down ones too: those that are up keep their keys when another one goes.
+-- A CRC of texts that differ in few bits differs in few bits, so it is stirred.
+local function hash(text)
+  return stir(C.rille_crc32c(text, #text, -1))
+end
+
+-- Points of all targets of a rank, down ones too: those that are up keep their keys when another one goes. A point and the number of its
+-- target are one number, so that sorting them calls no function.
 local function make_ring(all)
   local total = 0
   for _, target in ipairs(all) do total = total + target.weight end
-  local each = math.max(1, math.min(POINTS, floor(POINTS_MAX / math.max(1, total))))
-  local points = {}
-  for _, target in ipairs(all) do
-    for i = 1, target.weight * each do
-      points[#points + 1] = { at = hash(target.url .. "\n" .. i), target = target }
+  local each = math.min(POINTS, POINTS_MAX / math.max(1, total))
+  local points, count = {}, 0
+  for index, target in ipairs(all) do
+    local h = hash(target.url)
+    for i = 1, math.max(1, floor(target.weight * each)) do
+      count = count + 1
+      points[count] = stir((h + i * 0x9e3779b9) % 2 ^ 32) * INDEXES + index
     end
   end
-  table.sort(points, function(a, b)
-    if a.at ~= b.at then return a.at < b.at end
-    return a.target.url < b.target.url
-  end)
-  local ring = { count = #points, at = ffi.new("double[?]", #points + 1), targets = {} }
-  for i, point in ipairs(points) do ring.at[i - 1], ring.targets[i] = point.at, point.target end
+  table.sort(points)
+  local ring = { count = count, at = ffi.new("double[?]", count + 1), targets = {} }
+  for i = 1, count do
+    ring.at[i - 1], ring.targets[i] = floor(points[i] / INDEXES), all[points[i] % INDEXES]
+  end
   return ring
 end
 

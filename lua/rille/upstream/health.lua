@@ -42,10 +42,14 @@ function M.succeeded(target)
   target.is_half, target.is_probing = false, false
 end
 
+function M.remember(target, what)
+  target.last_error, target.owner.last_failed = what, target
+end
+
 -- A request failed, or a connection to it.
 function M.failed(target, err, message)
   target.failures = target.failures + 1
-  target.last_error = message or err
+  M.remember(target, message or err)
   local settings = target.owner.settings.health.passive
   if not settings then return end
   if target.is_half then return go_down(target, settings) end
@@ -116,7 +120,7 @@ local function note(target, err, settings)
   if target.is_leaving then return end
   local row = target.asked_row
   if err then
-    target.last_error = err
+    M.remember(target, err)
     target.asked_row = row > 0 and -1 or row - 1
     if target.asked_row <= -settings.fall then target.is_down = true end
   else

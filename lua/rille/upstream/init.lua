@@ -64,7 +64,7 @@ end
 local function install(self, list)
   local by_url, kept = {}, {}
   for _, one in ipairs(list) do
-    if not by_url[one.url] then
+    if not by_url[one.url] and #kept < options.TARGETS_MAX then
       local target = self.by_url[one.url]
       if target then
         target:set(one)
@@ -99,7 +99,10 @@ end
 
 -- A target with room. nil: "full" or "unavailable".
 local function choose(self, key, tried)
-  if self.revive_at ~= math.huge and self.revive_at <= state.clock.now then self.revive_at = health.revive(self.list) end
+  if self.revive_at <= state.clock.now then
+    self.revive_at = math.huge
+    self.revive_at = math.min(health.revive(self.list), self.revive_at)
+  end
   local set = self.primary
   if set.count == 0 then set = self.backup end
   if set.count == 0 then return nil, "unavailable" end
@@ -141,18 +144,11 @@ function Upstream:place_free(target)
   if self.queue.count > 0 then self:serve_queue() end
 end
 
-local function last_error_of(self)
-  local latest
-  for _, target in ipairs(self.list) do
-    if target.last_error then latest = ("%s: %s"):format(target.url, target.last_error) end
-  end
-  return latest
-end
-
 local function explain(self, err)
   local name = self.settings.name
   if err == "unavailable" then
-    local problem = #self.list == 0 and discovery.problem(self) or last_error_of(self)
+    local latest = self.last_failed
+    local problem = #self.list == 0 and discovery.problem(self) or latest and ("%s: %s"):format(latest.url, latest.last_error)
     local what = #self.list == 0 and "there are no targets" or ("none of %d targets is up"):format(#self.list)
     return ("%s: %s%s"):format(name, what, problem and " (" .. problem .. ")" or "")
   elseif err == "full" then
@@ -187,7 +183,6 @@ local function acquire(self, key, tried)
   local message
   conn, err, message = target:fill_place()
   if conn then return conn end
-  health.failed(target, err, message)
   return nil, err, message, target
 end
 
@@ -235,6 +230,11 @@ end
 function attempt(self, fn, key, number, tried)
   local conn, number_or_err, tried_or_message = obtain(self, key, number, tried)
   if not conn then return nil, number_or_err, tried_or_message end
+  local doom = task.current().doom
+  if doom then -- its time was over while it waited, for which no target is to blame
+    conn._lease:finish(conn, true)
+    error(doom, 0)
+  end
   return conclude(self, fn, key, number_or_err, tried_or_message, conn, task.protect(fn, conn, conn._lease.target.view))
 end
 
@@ -428,7 +428,7 @@ function M.new(values)
     settings = settings, pick = balance[settings.balance], needs_key = settings.balance == "consistent_hash",
     list = {}, by_url = {}, leaving = {}, sources = {}, unresolved = 0, revive_at = math.huge,
     primary = balance.new_set(), backup = balance.new_set(), queue = new_queue(), retry = new_retry(settings.retry),
-    requests = 0, refused = 0, is_closed = false,
+    requests = 0, refused = 0, is_closed = false, last_failed = nil,
   }, Upstream)
   self:plain_dialer() -- which says what is wrong with its options
   all[self] = true
@@ -442,12 +442,13 @@ function M.aside()
   for self in pairs(all) do drop_idle(self) end
 end
 
--- The loop is gone, and every connection with it.
+-- The loop is gone, and every connection with it. In a state that is on its way to another loop upstreams go on there.
 function M.reset()
   for self in pairs(all) do
     for _, target in ipairs(self.list) do target:reset() end
     self.leaving, self.dialer = {}, nil
     self.queue:reset()
+    self.is_closed = not state.is_staged
   end
 end
 

@@ -1,19 +1,34 @@
 -- retry: which failures are tried again, and how many of them may be. A budget is a bucket of tokens: each request puts a part of one in,
--- each retry takes one out. So when everything fails, retries are a share of the load and not a multiple of it.
+-- each retry takes one out, and what is in it loses its worth within some seconds. So when everything fails, retries are a share of the
+-- load and not a multiple of it; and when one of many targets dies, what was on its way there has enough.
+
+local state = require "rille.state"
+
+local exp, max, min = math.exp, math.max, math.min
 
 local Retry = {}
 Retry.__index = Retry
 
-local RESERVE = 10 -- tokens at the beginning, and at most
+local RESERVE = 10 -- tokens at the beginning; it comes back by one a second
+local MEMORY = 10  -- seconds after which a third of what is above it is left
+local STEP = 0.1   -- seconds
 
 -- settings: { attempts =, budget =, on = { [name] = true } }
 local function new(settings)
-  return setmetatable({ settings = settings, tokens = RESERVE, count = 0, refused = 0 }, Retry)
+  return setmetatable({ settings = settings, tokens = RESERVE, at = 0, count = 0, refused = 0 }, Retry)
+end
+
+local function age(self, now)
+  local seconds, tokens = max(0, now - self.at), self.tokens
+  self.at = now
+  if tokens > RESERVE then self.tokens = max(RESERVE, tokens * exp(-seconds / MEMORY))
+  else self.tokens = min(RESERVE, tokens + seconds) end
 end
 
 function Retry:note_request()
-  local tokens = self.tokens + self.settings.budget
-  self.tokens = tokens < RESERVE and tokens or RESERVE
+  local now = state.clock.now
+  if now - self.at >= STEP then age(self, now) end
+  self.tokens = self.tokens + self.settings.budget
 end
 
 -- Whether what failed so may be tried again, as attempt `number`. A connection that could not be made is "connect", whatever the error.

@@ -6,6 +6,7 @@
 
 local conn = require "rille.conn"
 local dial = require "rille.dial"
+local health = require "rille.upstream.health"
 local log = require "rille.log"
 local state = require "rille.state"
 local task = require "rille.task"
@@ -130,6 +131,7 @@ function Target:fill_place()
     lease:begin()
     return c
   end
+  if ok then health.failed(self, err, message) end -- first: who waits is not to be sent there
   self:leave_place(self.is_half)
   if not ok then error(c, 0) end
   return nil, err, message
@@ -145,7 +147,7 @@ end
 -- The loop is gone, and every connection with it.
 function Target:reset()
   self.open, self.in_use, self.idle, self.idle_count = 0, 0, {}, 0
-  self.dialer, self.is_probing = nil, false
+  self.dialer, self.is_probing, self.asker = nil, false, nil
 end
 
 -- ---- leases ----------------------------------------------------------------------------------------------------
@@ -184,6 +186,7 @@ function Lease:finish(c, is_good)
   local target = self.target
   self.is_out = false
   target.in_use = target.in_use - 1
+  if self.is_probe then target.is_probing, self.is_probe = false, false end
   if is_good and is_kept(self) and rest(c, surprised, target.owner.settings.keepalive_timeout) then
     self.is_idle = true
     local n = target.idle_count + 1
