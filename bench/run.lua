@@ -117,8 +117,8 @@ local function parse(args)
     i = i + 1
   end
   options.parts = options.parts or parts_of(options.command and "echo,idle" or table.concat(PARTS, ","))
-  for _, part in ipairs(PARTS) do
-    if options.command and options.parts[part] and not OF_OTHERS[part] then fail(("--server: %s measures Rille alone\n"):format(part), 1) end
+  for part in pairs(options.command and options.parts or {}) do
+    if not OF_OTHERS[part] then fail(("--server: %s measures Rille alone\n"):format(part), 1) end
   end
   return options
 end

@@ -39,7 +39,8 @@
   X(RILLE_ERR_A_LIST, "value is a list", 0)                                                                            \
   X(RILLE_ERR_SERVER_FAILURE, "server failure", 0)                                                                     \
   X(RILLE_ERR_HANDSHAKE, "handshake failed", 0)                                                                        \
-  X(RILLE_ERR_CERTIFICATE, "bad certificate", 0)
+  X(RILLE_ERR_CERTIFICATE, "bad certificate", 0)                                                                       \
+  X(RILLE_ERR_UNAVAILABLE, "unavailable", 0)
 
 static const struct {
   const char *text;

@@ -54,7 +54,8 @@ enum rille_err {
   RILLE_ERR_SERVER_FAILURE = -29, /* of DNS: its servers cannot answer, or what they answer cannot be read */
   RILLE_ERR_HANDSHAKE = -30,      /* "handshake failed" */
   RILLE_ERR_CERTIFICATE = -31,    /* "bad certificate" */
-  RILLE_ERR_LAST = -31
+  RILLE_ERR_UNAVAILABLE = -32,    /* "unavailable" */
+  RILLE_ERR_LAST = -32
 };
 
 /* static; the text scripts see ("short", "too large", ...); never NULL */

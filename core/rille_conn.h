@@ -55,6 +55,15 @@ int rille_conn_append(rille_conn *c, rille_linkbuffer *from);
 /* 1: with so many bytes more its output would be above the high-water mark */
 int rille_conn_is_above(const rille_conn *c, double more);
 
+/* ---- in a pool ------------------------------------------------------------------------------------------------- */
+
+/* One that a script made itself is given back to a pool. Its output goes out, what was read is released, time-outs and marks are those of
+ * a new connection. 1: nothing is under way; until rille_conn_rouse it is served, so that bytes, its end and idle_ms (0: none) without a
+ * byte are noticed. 0: it is of no further use, for the caller to close. */
+int rille_conn_rest(rille_conn *c, double idle_ms);
+/* It is taken out again. 1: it is as it was when it was given back, as far as the kernel knows; 0: close it. */
+int rille_conn_rouse(rille_conn *c);
+
 /* ---- to another loop ------------------------------------------------------------------------------------------- */
 
 /* Hand it over to loop 1 .. of the team, with ctx (size bytes that Lua encoded), for the state of the same server there; `tasks` of

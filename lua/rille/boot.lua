@@ -30,6 +30,7 @@ local task = require "rille.task"
 local timer = require "rille.timer"
 local udp = require "rille.udp"
 local udp_session = require "rille.udp_session"
+local upstream = require "rille.upstream"
 local vm = require "rille.vm"
 
 local boot = {}
@@ -67,6 +68,7 @@ function boot.detach()
   process.reset()
   resolve.reset()
   dial.reset()
+  upstream.reset()
   task.reset()
   timer.reset()
   concurrency.reset()

@@ -120,6 +120,28 @@ function M.own(p, holder)
   return self
 end
 
+-- From now on holder:left(self) is called when the connection is over, instead of another one's.
+function M.hold(self, holder)
+  holders[self._slot] = holder
+end
+
+-- Give it to a pool, which keeps the table: fn(self) is called when bytes come; seconds (0: for ever) without any close it. False when it
+-- is of no further use.
+function M.rest(self, fn, seconds)
+  local p = self._p
+  if not p or C.rille_conn_rest(p, seconds * 1000) == 0 then return false end
+  self._on_request, self._codec = fn, false
+  rawset(self, "_key", false) -- no other generation has it
+  rawset(self, "_closers", nil)
+  return true
+end
+
+-- Take it back: whether it can be used.
+function M.rouse(self)
+  local p = self._p
+  return p and C.rille_conn_rouse(p) == 1 or false
+end
+
 -- The connection is over; the table stays what it is for those who hold it.
 function M.forget(self, err)
   local slot = self._slot
@@ -130,7 +152,7 @@ function M.forget(self, err)
   local holder = holders[slot]
   if holder then
     holders[slot] = nil
-    holder:left()
+    holder:left(self)
   end
   conn_read.forget(slot)
   conn_write.forget(slot)

@@ -32,18 +32,14 @@ end
 
 local KINDS = { timeout = "number", bind = "string", nodelay = "boolean", keepalive = "number", max = "number", dns = "table",
   tls = "table" }
--- Known, and not there yet.
-local PLANNED = { pool = "pools of connections" }
 
 local function check(opts, what)
   if type(opts) ~= "table" then misuse("bad argument to '%s' (a table expected, got %s)", what, type(opts)) end
   for key, value in pairs(opts) do
-    if not PLANNED[key] then
-      local kind = KINDS[key]
-      if not kind then misuse("rille.%s has no option '%s': docs/dial.md lists them", what, tostring(key)) end
-      if type(value) ~= kind and not (key == "keepalive" and value == false) then
-        misuse("rille.%s: %s is a %s, got %s", what, key, kind, type(value))
-      end
+    local kind = KINDS[key]
+    if not kind then misuse("rille.%s has no option '%s': docs/dial.md lists them", what, tostring(key)) end
+    if type(value) ~= kind and not (key == "keepalive" and value == false) then
+      misuse("rille.%s: %s is a %s, got %s", what, key, kind, type(value))
     end
   end
   if opts.timeout then timer.seconds(opts.timeout, what) end
@@ -99,10 +95,7 @@ local function shown(url)
   return (url:sub(1, 120):gsub("%c", "?"))
 end
 
-local function refused(url, opts)
-  for key, what in pairs(PLANNED) do
-    if opts[key] then return ("cannot dial %s: %s is not supported: there is no %s yet"):format(shown(url), key, what) end
-  end
+local function refused(url)
   local name = (url:match("^(%a[%w]*):") or ""):lower()
   if ABOVE[name] and url:find("://", 1, true) then
     return ("cannot dial %s: %s:// is not supported: there is no %s yet"):format(shown(url), name, ABOVE[name])
@@ -176,7 +169,7 @@ function Dialer:dial(url)
   if #url > URL_MAX or url:find("%z") then
     return nil, "bad address", ("cannot dial %s: an address has at most %d bytes, none of them 0"):format(shown(url), URL_MAX)
   end
-  local problem = refused(url, self.opts)
+  local problem = refused(url)
   if problem then return nil, "not supported", problem end
   if self.max and self.open + (self.pending or 0) >= self.max then
     return nil, "full", ("cannot dial %s: %d connections of this dialer are open"):format(shown(url), self.max)

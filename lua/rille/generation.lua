@@ -13,6 +13,7 @@ local script = require "rille.script"
 local state = require "rille.state"
 local task = require "rille.task"
 local timer = require "rille.timer"
+local upstream = require "rille.upstream"
 
 local generation = {}
 
@@ -102,6 +103,7 @@ local changes = {
   [C.RILLE_CHANGE_ASIDE] = function()
     state.is_retiring = true
     timer.hold()
+    upstream.aside()
     if signal then signal:close() end
   end,
   [C.RILLE_CHANGE_BACK] = function()
@@ -118,7 +120,7 @@ local changes = {
 -- Forget the loop and what was there of it.
 local function leave()
   for _, name in ipairs {
-    "stream", "io", "resolve", "dial", "process", "task", "timer", "concurrency", "mux", "conn", "udp", "udp_session",
+    "stream", "io", "resolve", "dial", "upstream", "process", "task", "timer", "concurrency", "mux", "conn", "udp", "udp_session",
   } do
     require("rille." .. name).reset()
   end

@@ -35,6 +35,7 @@ local task = require "rille.task"
 local timer = require "rille.timer"
 local topic = require "rille.topic"
 local udp = require "rille.udp"
+local upstream = require "rille.upstream"
 
 local rille = {
   version = ffi.string(C.rille_version()),
@@ -77,9 +78,11 @@ local rille = {
   resolve = resolve.resolve,
   resolver_stats = resolve.stats,
   select = select_conns,
+  tls_hello = require "rille.tls_hello",
   topic = topic,
   unbind = binding.unbind,
   udp = udp.open,
+  upstream = upstream.new,
   proxy_header = require("rille.conn_proxy").header,
 }
 

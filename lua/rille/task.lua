@@ -353,6 +353,13 @@ local function remember_fault(err)
 end
 task.remember_fault = remember_fault
 
+-- As xpcall. What fn raised, passed on by error(err, 0), is reported with the traceback of where that was.
+function task.protect(fn, ...)
+  local fiber = current
+  if fiber and not fiber.scope then fiber.fault, fiber.fault_trace = nil, nil end
+  return xpcall(fn, remember_fault, ...)
+end
+
 local Scope = {}
 Scope.__index = Scope
 

@@ -199,7 +199,9 @@ end
 
 local function run(self)
   if self.is_cancelled then return end
-  self.fn()
+  if self.pulse then self.ms = self.pulse end
+  local s = self.fn()
+  if self.pulse and s then self.ms = math.max(1, s * 1000) end
   if self.every and not self.is_cancelled and state.loop then begin(self) end
 end
 timer.run = run
@@ -254,6 +256,13 @@ function timer.every(s, fn, options)
   end
   local self = make("every", s, fn, true)
   if options and options.once_per_process and state.loop_id ~= 1 then self:cancel() end
+  return self
+end
+
+-- For the library: call fn soon, and then each time after as many seconds as it returned, or s.
+function timer.pulse(s, fn)
+  local self = make("pulse", 0, fn, true)
+  self.pulse = math.max(1, s * 1000)
   return self
 end
 
