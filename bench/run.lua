@@ -117,8 +117,8 @@ local function parse(args)
     i = i + 1
   end
   options.parts = options.parts or parts_of(options.command and "echo,idle" or table.concat(PARTS, ","))
-  for part in pairs(options.command and options.parts or {}) do
-    if not OF_OTHERS[part] then fail(("--server: %s measures Rille alone\n"):format(part), 1) end
+  for _, part in ipairs(options.command and PARTS or {}) do
+    if options.parts[part] and not OF_OTHERS[part] then fail(("--server: %s measures Rille alone\n"):format(part), 1) end
   end
   return options
 end

@@ -127,18 +127,18 @@ end
 
 -- ---- calls -----------------------------------------------------------------------------------------------------
 
--- m:call(request[, timeout]): the frame that answers; or nil, err
+-- m:call(request[, timeout]): the frame that answers; or nil, err, and true when nothing of the request was sent
 function Mux:call(request, timeout)
   if current() == self.reader then misuse("call: on_unmatched runs in the task that reads the answers; use rille.spawn") end
   local entry, err = queue.enter(self, timeout)
-  if not entry then return nil, err end
+  if not entry then return nil, err, true end
   local id = next_id(self)
   local ok
   ok, err = write(self, entry, id, request)
   if ok then return queue.await(self, entry, id) end
   queue.give(self, entry)
   queue.admit(self)
-  return nil, err
+  return nil, err, true
 end
 
 -- m:post(request[, timeout]): true when it is written, or nil, err. Its id is 0, and nobody waits for an answer.
@@ -166,6 +166,22 @@ function Mux:close()
   queue.fail_waiting(self, "closed")
   if c then c:close() end
   return true
+end
+
+-- Calls that are under way, and whether one more would be taken. For upstream/target.lua
+function Mux:load()
+  return self.in_flight + self.waiting_count
+end
+function Mux:has_place()
+  return self.in_flight + self.waiting_count < self.max_in_flight + self.queue
+end
+
+-- End the connection if no call needs it; the next one makes another.
+function Mux:drop()
+  local c = self.conn
+  if not c or not self.dial or self.in_flight + self.waiting_count > 0 then return end
+  self.conn, self.reader = false, false
+  c:close()
 end
 
 -- A new table.

@@ -2,7 +2,8 @@
 -- it. Each loop has its own: nothing here is shared.
 --
 -- options.lua reads what a script says; target.lua has the connections of one address; balance.lua chooses; queue.lua has those who wait
--- because everything is taken; health.lua says who is up; retry.lua what is tried again; discovery.lua follows names.
+-- because everything is taken; health.lua says who is up; retry.lua what is tried again; discovery.lua follows names;
+-- shared.lua has connections that many callers use at a time.
 
 local balance = require "rille.upstream.balance"
 local dial = require "rille.dial"
@@ -14,6 +15,7 @@ local new_retry = require "rille.upstream.retry"
 local new_target = require("rille.upstream.target").new
 local options = require "rille.upstream.options"
 local resolve = require "rille.resolve"
+local shared = require "rille.upstream.shared"
 local state = require "rille.state"
 local task = require "rille.task"
 local timer = require "rille.timer"
@@ -160,6 +162,12 @@ local function explain(self, err)
   end
 end
 
+-- Before the first use of targets with names, and after the end.
+local function is_ready(self)
+  if self.unresolved > 0 and not self.is_closed then discovery.settle(self) end
+  return not self.is_closed
+end
+
 local function find_place(self, key, tried)
   local target, conn, err
   if self.queue.count == 0 then
@@ -175,8 +183,7 @@ end
 
 -- A connection for use. nil, err, message, and the target that failed, if it was one.
 local function acquire(self, key, tried)
-  if self.unresolved > 0 and not self.is_closed then discovery.settle(self) end
-  if self.is_closed then return nil, "closed", explain(self, "closed") end
+  if not is_ready(self) then return nil, "closed", explain(self, "closed") end
   local target, conn, err = find_place(self, key, tried)
   if not target then return nil, err, explain(self, err) end
   if conn then return conn end
@@ -259,6 +266,10 @@ local function check_call(self, opts, what)
   return key, opts.timeout
 end
 
+local function need_own(self, what)
+  if self.settings.mux then misuse("%s: the connections of this upstream are shared (mux), use upstream:call", what) end
+end
+
 local function fresh(self)
   self.retry:note_request()
   self.requests = self.requests + 1
@@ -268,6 +279,7 @@ end
 -- opts: key, timeout.
 function Upstream:with(fn, opts)
   if type(fn) ~= "function" then misuse("bad argument #1 to 'with' (function expected, got %s)", type(fn)) end
+  need_own(self, "upstream:with")
   local key, timeout = check_call(self, opts, "upstream:with")
   fresh(self)
   if timeout then return task.with_timeout(timeout, attempt, self, fn, key, 1, nil) end
@@ -282,6 +294,7 @@ end
 
 -- A connection, to be given back by put, and its target; or nil, err, message.
 function Upstream:get(opts)
+  need_own(self, "upstream:get")
   local key, timeout = check_call(self, opts, "upstream:get")
   fresh(self)
   if timeout then return task.with_timeout(timeout, get, self, key) end
@@ -299,6 +312,16 @@ function Upstream:put(conn, failure)
   if failure then health.failed(lease.target, failure) else health.succeeded(lease.target) end
   lease:finish(conn, failure == nil)
   return true
+end
+
+-- Of an upstream with the option mux: the frame that answers the request, of any of its targets; or nil, err, message.
+-- opts: key, timeout (seconds of each attempt).
+function Upstream:call(request, opts)
+  if not self.settings.mux then misuse("upstream:call: the connections of this upstream are not shared: give it the option mux") end
+  local key, timeout = check_call(self, opts, "upstream:call")
+  if not is_ready(self) then return nil, "closed", explain(self, "closed") end
+  fresh(self)
+  return shared.call(self, choose, explain, request, timeout, key)
 end
 
 -- ---- at run time -----------------------------------------------------------------------------------------------
@@ -351,6 +374,7 @@ local function describe(target)
     state = target.is_half and target.state == "up" and "probing" or target.state,
     in_use = target.in_use, idle = target.idle_count, connecting = target.open - target.in_use - target.idle_count,
     requests = target.requests, failures = target.failures, last_error = target.last_error,
+    in_flight = target.mux and target.mux.in_flight,
   }
 end
 

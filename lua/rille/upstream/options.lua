@@ -29,6 +29,7 @@ local UPSTREAM = {
   retry = { "retry", nil },
   health = { "health", nil },
   dial = { "table", nil },
+  mux = { "mux", nil },
 }
 
 local RETRY = {
@@ -120,6 +121,7 @@ readers = {
   string = typed("string", "a string"),
   boolean = typed("boolean", "true or false"),
   table = typed("table", "a table of options of rille.dialer"),
+  mux = typed("table", "a table of options of rille.mux"),
   list = typed("table", "a list"),
   count = number_between(whole, "a whole number"),
   weight = number_between(whole, "a whole number"),

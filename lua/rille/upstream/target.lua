@@ -8,6 +8,7 @@ local conn = require "rille.conn"
 local dial = require "rille.dial"
 local health = require "rille.upstream.health"
 local log = require "rille.log"
+local shared = require "rille.upstream.shared"
 local state = require "rille.state"
 local task = require "rille.task"
 
@@ -34,6 +35,7 @@ function M.new(owner, one)
     current = 0, is_live = false, -- balance.lua
   }, Target)
   self:set(one)
+  if owner.settings.mux then self.mux = shared.new(self, owner.settings.mux) end
   return self
 end
 
@@ -48,11 +50,13 @@ end
 -- Whether somebody can be given a connection now.
 function Target:has_room()
   if self.is_half and self.is_probing then return false end
+  if self.mux then return self.mux:has_place() end
   return self.idle_count > 0 or self.open < self.max
 end
 
 -- Used and on their way, for balancing.
 function Target:load()
+  if self.mux then return self.mux:load() end
   return self.open - self.idle_count
 end
 
@@ -93,7 +97,7 @@ function Target:take_idle()
   end
 end
 
--- End every idle connection.
+-- End every connection that nobody uses.
 function Target:drop_idle()
   local idle = self.idle
   for i = self.idle_count, 1, -1 do
@@ -103,6 +107,7 @@ function Target:drop_idle()
     c:close()
   end
   self.idle_count = 0
+  if self.mux then self.mux:drop() end
 end
 
 -- ---- connecting ------------------------------------------------------------------------------------------------
