@@ -4,6 +4,7 @@ jit.off() -- a Ctrl-C reaches the interpreter at once; nothing here is hot
 
 local connects = require "bench.connects"
 local dict = require "bench.dict"
+local dns = require "bench.dns"
 local echo = require "bench.echo"
 local fanout = require "bench.fanout"
 local http = require "bench.http"
@@ -21,7 +22,7 @@ local USAGE = [[
 usage: luajit bench/run.lua [--json] [--only PARTS] [--pairs N] [--quick] [--server CMD] [--build DIR]
   --json        one JSON document on stdout instead of the report
   --only PARTS  of echo, http, fanout, udp, connects, loops, idle, dict, tail, or cases of http: hello, pipelined, json; several with
-                commas between
+                commas between. Also dns, which needs dnsmasq and dnsperf and is left out otherwise
   --pairs N     pairs of windows for each size or case (15)
   --quick       3 pairs of 0.3 s windows: is it alive, not how fast is it
   --server CMD  measure this command instead of Rille; {port} stands for the port on 127.0.0.1. It echoes; fanout, udp, connects, loops
@@ -40,7 +41,7 @@ end
 -- The parts in a list with commas, as keys; "http" becomes its cases.
 local function parts_of(list)
   local parts, known = {}, {}
-  for _, name in ipairs { "echo", "http", "fanout", "udp", "connects", "loops", "idle", "dict", "tail" } do known[name] = true end
+  for _, name in ipairs { "echo", "http", "fanout", "udp", "connects", "loops", "idle", "dict", "tail", "dns" } do known[name] = true end
   for _, name in ipairs(CASES) do known[name] = true end
   for name in (list .. ","):gmatch("([^,]*),") do
     if not known[name] then fail(("--only: no part named %q\n%s"):format(name, USAGE), 1) end
@@ -86,7 +87,7 @@ local function parse(args)
     i = i + 1
   end
   options.parts = options.parts or parts_of(options.command and "echo,idle" or "echo,http,fanout,udp,connects,loops,idle,dict,tail")
-  for _, part in ipairs { "fanout", "udp", "connects", "loops", "tail" } do
+  for _, part in ipairs { "fanout", "udp", "connects", "loops", "tail", "dns" } do
     if options.command and options.parts[part] then fail(("--server: %s measures Rille alone\n"):format(part), 1) end
   end
   return options
@@ -137,6 +138,7 @@ local function measure(options, settings)
     idle = parts.idle and measure_idle(options, settings) or nil,
     dict = parts.dict and dict.measure(settings, progress) or nil,
     tail = parts.tail and tail.measure(settings, progress) or nil,
+    dns = parts.dns and dns.measure(settings, progress) or nil,
   }
 end
 
