@@ -163,7 +163,7 @@ model: test-deps build
 
 # Each fuzzer for a while, from its corpus: make fuzz [FUZZ_SECONDS=60]. An input that fails is put among the regressions.
 FUZZ_SECONDS ?= 60
-FUZZERS       = http_head http_chunk codec_length_field codec_netstring codec_resp proxy_head
+FUZZERS       = http_head http_chunk codec_length_field codec_netstring codec_resp proxy_head dns_message
 fuzz:
 	@.ci/deps fuzz
 	@$(MAKE) --no-print-directory $(FUZZERS:%=build/fuzz/%)
@@ -173,6 +173,7 @@ fuzz:
 
 build/fuzz/http_%: FUZZED = core/http_head.c core/http_chunk.c core/http_target.c
 build/fuzz/proxy_head: FUZZED = core/proxy_head.c core/checksum.c core/peer.c
+build/fuzz/dns_message: FUZZED = core/dns_message.c core/dns_cache.c
 build/fuzz/codec_%: FUZZED = $(wildcard core/codec*.c core/linkbuffer*.c) core/block.c core/cache.c core/cell.c core/slice.c
 build/fuzz/%: spec/fuzz/%_fuzz.c $(wildcard core/*.[ch] spec/*/*.h)
 	@mkdir -p $(@D)
@@ -185,6 +186,7 @@ build/fuzz/%: spec/fuzz/%_fuzz.c $(wildcard core/*.[ch] spec/*/*.h)
 BENCH_LOADS = client connects_client fanout_client http_client reload_client rpc_client tail_client
 
 bench: deps build $(addprefix build/bench/,$(BENCH_LOADS) echo http fanout udp table.so)
+	$(if $(findstring dns,$(BENCH)),@.ci/deps bench)
 	@LUA_PATH="lua/?.lua;lua/?/init.lua;;" $(LUAJIT) bench/run.lua $(BENCH)
 
 # A server treated as badly as TCP allows: make torture [SECONDS=20] [SEED=1] (a failure names its seed). Then so many rounds of each race of

@@ -160,6 +160,16 @@ local function reload_text(result)
     many.longest_turn_ms.reloading)
 end
 
+local function dns_text(one)
+  local parts = { ("dns: %d names in the cache, dnsperf with 200 questions under way, %d pairs; for a second of processor time\n"):format(
+    one.names, one.pairs) }
+  for _, side in ipairs { { "dnsmasq", one.dnsmasq }, { "rille", one.server } } do
+    parts[#parts + 1] = ("  %-10s %8.0f answers, %.3f us each; %8.0f answers/s, waited %.1f%%, Lua %.2f B/answer\n"):format(side[1],
+      side[2].answers_per_cpu_second, side[2].cpu_us, side[2].rate, side[2].waited * 100, side[2].lua_bytes)
+  end
+  return table.concat(parts) .. ("  rille/dnsmasq: answers a CPU second %s\n"):format(spread(one.ratio))
+end
+
 local function loops_text(result)
   local parts = { ("loops, %s, %d windows; on every core\n"):format(result.case, result.rounds) }
   for _, one in ipairs(result.loops) do
@@ -201,6 +211,7 @@ function report.text(document)
   if document.dict then parts[#parts + 1] = dict_text(document.dict) end
   if document.tail then parts[#parts + 1] = tail_text(document.tail) end
   if document.reload then parts[#parts + 1] = reload_text(document.reload) end
+  if document.dns then parts[#parts + 1] = dns_text(document.dns) end
   return table.concat(parts)
 end
 

@@ -4,6 +4,7 @@ jit.off() -- a Ctrl-C reaches the interpreter at once; nothing here is hot
 
 local connects = require "bench.connects"
 local dict = require "bench.dict"
+local dns = require "bench.dns"
 local echo = require "bench.echo"
 local fanout = require "bench.fanout"
 local http = require "bench.http"
@@ -33,6 +34,7 @@ local PARTS = {
   "tail",
   "reload",
 }
+local WITH_PEERS = { "dns" } -- left out unless they are named: they need programs that .ci/deps installs for that
 local OF_OTHERS = { echo = true, http = true, idle = true, dict = true }
 local PROGRAMS = {
   "client",
@@ -49,19 +51,22 @@ local PROGRAMS = {
   "udp",
 }
 local CASES = {} -- the same list that --only http stands for
-for i, case in ipairs(http.CASES) do CASES[i] = case.name end
+for i, case in ipairs(http.CASES) do
+  CASES[i] = case.name
+  OF_OTHERS[case.name] = true
+end
 
 local USAGE = ([[
 usage: luajit bench/run.lua [--json] [--only PARTS] [--pairs N] [--quick] [--server CMD] [--build DIR]
   --json        one JSON document on stdout instead of the report
   --only PARTS  of %s,
-                or cases of http: %s; several with commas between
+                or cases of http: %s; several with commas between. Also %s, left out otherwise
   --pairs N     pairs of windows for each size or case (15)
   --quick       3 pairs of 0.3 s windows: is it alive, not how fast is it
   --server CMD  measure this command instead of Rille; {port} stands for the port on 127.0.0.1. It echoes, and idles; what else there
                 is is left out, unless --only names http: then {answer} stands for hello or json, which it has to serve
   --build DIR   where the programs in C are (build/bench)
-]]):format(table.concat(PARTS, ", "), table.concat(CASES, ", "))
+]]):format(table.concat(PARTS, ", "), table.concat(CASES, ", "), table.concat(WITH_PEERS, ", "))
 
 local function fail(text, status)
   io.stderr:write(text)
@@ -71,8 +76,9 @@ end
 -- The parts in a list with commas, as keys; "http" becomes its cases.
 local function parts_of(list)
   local parts, known = {}, {}
-  for _, name in ipairs(PARTS) do known[name] = true end
-  for _, name in ipairs(CASES) do known[name] = true end
+  for _, names in ipairs { PARTS, WITH_PEERS, CASES } do
+    for _, name in ipairs(names) do known[name] = true end
+  end
   for name in (list .. ","):gmatch("([^,]*),") do
     if not known[name] then fail(("--only: no part named %q\n%s"):format(name, USAGE), 1) end
     parts[name] = true
@@ -117,8 +123,8 @@ local function parse(args)
     i = i + 1
   end
   options.parts = options.parts or parts_of(options.command and "echo,idle" or table.concat(PARTS, ","))
-  for _, part in ipairs(options.command and PARTS or {}) do
-    if options.parts[part] and not OF_OTHERS[part] then fail(("--server: %s measures Rille alone\n"):format(part), 1) end
+  for part in pairs(options.command and options.parts or {}) do
+    if not OF_OTHERS[part] then fail(("--server: %s measures Rille alone\n"):format(part), 1) end
   end
   return options
 end
@@ -170,6 +176,7 @@ local function measure(options, settings)
     dict = parts.dict and dict.measure(settings, progress) or nil,
     tail = parts.tail and tail.measure(settings, progress) or nil,
     reload = parts.reload and reload.measure(settings, progress) or nil,
+    dns = parts.dns and dns.measure(settings, progress) or nil,
   }
 end
 

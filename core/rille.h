@@ -501,6 +501,7 @@ void rille_log_count(rille_log_counts *out);
 #include "rille_control.h"
 #include "rille_dial.h"
 #include "rille_dict.h"
+#include "rille_dns.h"
 #include "rille_encoding.h"
 #include "rille_file_watch.h"
 #include "rille_errand.h"

@@ -63,13 +63,50 @@ local function build(id, question, answer)
   return table.concat(out)
 end
 
+-- A query. options: id (7), flags (0x100: recursion is desired), class, edns (its UDP size), ok (DO), version, raw (stands behind).
+function M.query(name, kind, options)
+  options = options or {}
+  local edns = options.edns
+  return u16(options.id or 7) .. u16(options.flags or 0x100) .. u16(1) .. u16(0) .. u16(0) .. u16(edns and 1 or 0)
+    .. M.name(name) .. u16(M.types[kind] or kind) .. u16(options.class or 1)
+    .. (edns and "\0" .. u16(41) .. u16(edns) .. u16(options.version or 0) .. u16(options.ok and 0x8000 or 0) .. u16(0) or "")
+    .. (options.raw or "")
+end
+
+-- What a message is: id, flags, rcode, truncated, counts of questions, answers, authorities, additionals; ttls, a list, those of
+-- answers and authorities; question, its bytes; size.
+function M.read(message)
+  local function number(at) return message:byte(at) * 256 + message:byte(at + 1) end
+  local out = { id = number(1), flags = number(3), rcode = number(3) % 16, truncated = math.floor(number(3) / 512) % 2 == 1,
+    questions = number(5), answers = number(7), authorities = number(9), additionals = number(11), ttls = {}, size = #message }
+  local function behind(at)
+    while true do
+      local n = message:byte(at)
+      if n >= 192 then return at + 2 elseif n == 0 then return at + 1 end
+      at = at + n + 1
+    end
+  end
+  local at = 13
+  if out.questions == 1 then
+    at = behind(13) + 4
+    out.question = message:sub(13, at - 1)
+  end
+  for i = 1, out.answers + out.authorities do
+    at = behind(at)
+    out.ttls[i] = number(at + 4) * 65536 + number(at + 6)
+    at = at + 10 + number(at + 8)
+  end
+  return out
+end
+
 -- reply(name in lower case, type, "udp" or "tcp", how often it was asked) -> an answer as above; nil: silence; with `delay`: it comes so
--- many seconds late.
+-- many seconds late; with `before`, that is called first as before(send, id, question, peer), where send(bytes) sends what it likes;
+-- `silent`: that was all.
 -- { address = "127.0.0.1:PORT", asked = { ["name type"] = count }, total = count, close = function }
 function M.serve(reply)
   local rille = require "rille"
   local self = { asked = {}, total = 0, over_tcp = 0 }
-  local function handle(message, way)
+  local function handle(message, way, send, peer)
     local id, name, kind, question = parse(message)
     local key = name:lower() .. " " .. kind
     self.asked[key] = (self.asked[key] or 0) + 1
@@ -78,11 +115,13 @@ function M.serve(reply)
     local answer = reply(name:lower(), kind, way, self.asked[key])
     if not answer then return end
     if answer.delay then rille.sleep(answer.delay) end
+    if answer.before then answer.before(send, id, question, peer) end
+    if answer.silent then return end
     return build(id, question, answer)
   end
   local function serve_tcp(conn)
     local size = conn:next(2):u16(0)
-    local message = handle(conn:read_string(size), "tcp")
+    local message = handle(conn:read_string(size), "tcp", function(bytes) conn:write(bytes) end)
     if message then conn:write(u16(#message) .. message) end
   end
   local socket, listener
@@ -98,7 +137,7 @@ function M.serve(reply)
       if not datagram then return end
       local message = datagram:str()
       rille.spawn(function()
-        local answer = handle(message, "udp")
+        local answer = handle(message, "udp", function(bytes) peer:send(bytes) end, peer)
         if answer then peer:send(answer) end
       end)
     end
