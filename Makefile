@@ -141,8 +141,11 @@ RACING_SPECS = spec/loops_spec.lua spec/matrix_spec.lua spec/topic_spec.lua spec
                spec/state_spec.lua spec/state_handover_spec.lua spec/accept_spec.lua spec/listen_spec.lua spec/prefork_spec.lua spec/systemd_spec.lua \
                spec/udp_spec.lua spec/udp_session_spec.lua spec/reload_udp_spec.lua spec/conn_move_spec.lua spec/close_race_spec.lua \
                spec/stream_spec.lua spec/offload_spec.lua spec/http/offload_spec.lua spec/fs_spec.lua spec/process_spec.lua spec/http/cold_file_spec.lua \
-               spec/status_spec.lua spec/metric_spec.lua spec/leaks_spec.lua spec/chunk_spec.lua spec/reload_spec.lua \
-               spec/reload_pool_spec.lua spec/reload_status_spec.lua spec/reload_conf_spec.lua spec/bind_spec.lua
+               spec/status_spec.lua spec/metric_spec.lua spec/leaks_spec.lua spec/chunk_spec.lua spec/bind_spec.lua \
+               spec/reload_spec.lua spec/reload_begun_spec.lua spec/reload_canary_spec.lua spec/reload_conf_spec.lua \
+               spec/reload_conn_spec.lua spec/reload_ctx_spec.lua spec/reload_leak_spec.lua spec/reload_pool_spec.lua \
+               spec/reload_refused_spec.lua spec/reload_slice_spec.lua spec/reload_start_spec.lua spec/reload_status_spec.lua \
+               spec/reload_watch_spec.lua
 RACES = $(sort $(wildcard spec/c/*_race_test.c) $(shell grep -l pthread_create spec/c/*_test.c 2>/dev/null))
 tsan: test-deps
 	@$(MAKE) --no-print-directory build $(TSAN)

@@ -33,8 +33,15 @@ bool rille_conn_may_go(const rille_conn *c) {
 }
 
 void rille_conn_go(rille_conn *c) {
-  if (c->flags & RILLE_CONN_KNOWN) rille_state_emit(c->state, RILLE_EVENT_MIGRATE, c->slot, 0);
-  else rille_conn_hand_on(c, NULL, 0, "");
+  const rille_state *state = c->state;
+  bool is_asked = state->migrates && rille_luggage_is_new_to(&c->luggage, state->change.after->id);
+  if (c->flags & RILLE_CONN_KNOWN || is_asked) rille_state_emit(c->state, RILLE_EVENT_MIGRATE, c->slot, 0);
+  else rille_conn_hand_on(c, NULL, 0, NULL, 0, "", NULL);
+}
+
+int rille_conn_returns(const rille_conn *c) {
+  const rille_state *to = c->state->change.after;
+  return to && rille_luggage_returns(&c->luggage, to->id);
 }
 
 void rille_conn_bind(rille_conn *c) {
@@ -58,13 +65,15 @@ static void serve_by(rille_conn *c, rille_service *service) {
   c->flags &= ~(uint32_t)RILLE_CONN_KNOWN;
 }
 
-int rille_conn_hand_on(rille_conn *c, const char *ctx, size_t size, const char *key) {
+int rille_conn_hand_on(rille_conn *c, const char *ctx, size_t size, const char *home, size_t home_size, const char *key,
+                       rille_holding *holding) {
   if (!rille_conn_may_go(c)) {
     if (c->flags & RILLE_CONN_BUSY && c->tasks == 0) rille_state_emit(c->state, RILLE_EVENT_REQUEST, c->slot, 0);
     return 0;
   }
   rille_state *from = c->state, *to = from->change.after;
-  if (!rille_luggage_pack(&c->luggage, from->id, to->id, ctx, size, key)) {
+  rille_ctx packed = {.bytes = ctx, .size = size, .home = home, .home_size = home_size, .key = key, .holding = holding};
+  if (!rille_luggage_pack(&c->luggage, from->id, to->id, &packed)) {
     rille_conn_fail(c, RILLE_ERR_NO_MEMORY);
     return 0;
   }
@@ -78,5 +87,9 @@ int rille_conn_hand_on(rille_conn *c, const char *ctx, size_t size, const char *
 bool rille_conn_is_unpacked(const rille_conn *c) { return !rille_luggage_waits(&c->luggage); }
 
 const char *rille_conn_luggage(rille_conn *c, double *size) { return rille_luggage_take(&c->luggage, size); }
+
+void rille_conn_unpacked(rille_conn *c) { rille_luggage_done(&c->luggage); }
+
+const rille_holding *rille_conn_holding(const rille_conn *c) { return rille_luggage_holding(&c->luggage); }
 
 const char *rille_conn_luggage_key(const rille_conn *c) { return rille_luggage_key(&c->luggage); }

@@ -213,6 +213,7 @@ static int open_descriptors(void) {
 int rille_control_start(void) {
   if (is_running) return RILLE_ERR_BUSY;
   asked_of_all = 0;
+  rille_note_expect();
   rille_control_raise_limit();
   rille_notify_start();
   sigemptyset(&signals);

@@ -97,17 +97,15 @@ int rille_file_watch_is_blind(const char *path) {
 
 /* ---- what is there --------------------------------------------------------------------------------------------- */
 
-static double seconds_of(struct timespec t) { return (double)t.tv_sec + (double)t.tv_nsec / 1e9; }
 static int64_t ns_of(struct timespec t) { return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec; }
 
-int rille_file_watch_step(const char *path, char *target, double room, double *changed) {
+int rille_file_watch_step(const char *path, char *target, double room) {
   struct stat s;
   if (!(room >= 1 && room <= INT_MAX) || lstat(path, &s) != 0) return 0;
   if (!S_ISLNK(s.st_mode)) return S_ISREG(s.st_mode) ? 'f' : S_ISDIR(s.st_mode) ? 'd' : 'o';
   ssize_t size = readlink(path, target, (size_t)room);
   if (size < 0 || size >= (ssize_t)room) return 0;
   target[size] = '\0';
-  *changed = seconds_of(s.st_ctim);
   return 'l';
 }
 
@@ -183,7 +181,6 @@ double rille_file_mark_read(rille_file_mark *mark, const char *path) {
   if (fstat(fd, &s) == 0 && S_ISREG(s.st_mode)) {
     /* before its bytes: what is written while they are read shows next time */
     *mark = (rille_file_mark){
-        .changed = seconds_of(s.st_ctim),
         .device_ = (uint64_t)s.st_dev,
         .inode_ = (uint64_t)s.st_ino,
         .size_ = (uint64_t)s.st_size,

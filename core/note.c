@@ -18,6 +18,7 @@ static pthread_mutex_t attending_mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t settled = PTHREAD_COND_INITIALIZER;
 static rille_state *attending; /* with the mutex; NULL: nobody deploys */
 static bool is_settled;        /* with the mutex */
+static bool is_asked;          /* with the mutex; a request came while nobody attended yet */
 
 /* the thread of that state alone */
 static rille_note *first, *last;
@@ -38,6 +39,15 @@ rille_note *rille_reload_take(rille_state *state) {
 void rille_reload_attend(rille_state *state) {
   pthread_mutex_lock(&attending_mutex);
   attending = state;
+  bool is_late = is_asked;
+  is_asked = false;
+  pthread_mutex_unlock(&attending_mutex);
+  if (is_late) rille_note_send(RILLE_NOTE_REQUEST, NULL, NULL, NULL, 0, NULL, 0);
+}
+
+void rille_note_expect(void) {
+  pthread_mutex_lock(&attending_mutex);
+  is_asked = false;
   pthread_mutex_unlock(&attending_mutex);
 }
 
@@ -86,13 +96,13 @@ static void deliver(rille_loop *loop, const rille_message *m) {
 
 static void drop(const rille_message *m) { rille_note_free(m->what); }
 
-void rille_note_send(int kind, const rille_loop *loop, const rille_generation *g, rille_state *state,
-                     uint32_t connections, const char *text, size_t size) {
+int rille_note_send(int kind, const rille_loop *loop, const rille_generation *g, rille_state *state,
+                    uint32_t connections, const char *text, size_t size) {
   rille_note *note = malloc(sizeof *note + size);
   if (!note) {
     RILLE_LOG(RILLE_LOG_ERROR, "no memory for a note about %s: lost", g ? g->label : "a request");
     if (state) rille_state_discard(state);
-    return;
+    return RILLE_ERR_NO_MEMORY;
   }
   *note =
       (rille_note){.kind = kind, .loop = loop ? loop->id : 0, .connections = connections, .state = state, .size = size};
@@ -104,10 +114,11 @@ void rille_note_send(int kind, const rille_loop *loop, const rille_generation *g
   rille_message m = {.deliver = deliver, .drop = drop, .what = note};
   pthread_mutex_lock(&attending_mutex);
   int err = attending ? rille_mailbox_send(&attending->loop->mailbox, &m) : RILLE_ERR_NOT_FOUND;
+  if (!attending && kind == RILLE_NOTE_REQUEST) is_asked = true;
   pthread_mutex_unlock(&attending_mutex);
-  if (!err) return;
   if (err == RILLE_ERR_FULL) RILLE_LOG(RILLE_LOG_ERROR, "too many notes: one is lost");
-  rille_note_free(note);
+  if (err) rille_note_free(note);
+  return err;
 }
 
 int rille_note_console(struct rille_console *console) {

@@ -73,6 +73,8 @@ const char *rille_state_explanation(const rille_state *state) { return state->ch
 
 void rille_state_set_wish(rille_state *state, int wish) { state->change.wish = wish; }
 
+void rille_state_set_migrates(rille_state *state) { state->migrates = true; }
+
 int rille_state_wish(const rille_state *state) { return state->change.wish; }
 
 int rille_state_is_incoming(const rille_state *state) { return state->change.is_incoming; }

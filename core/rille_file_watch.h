@@ -42,15 +42,14 @@ int rille_file_watch_next(rille_file_watch *w, rille_file_event *out);
 int rille_file_watch_is_blind(const char *path);
 
 /* What a path names, not following it if it is a link: "f" file, "d" folder, "l" link, "o" other, as a number; 0 nothing. Of a link
- * the target, with a NUL behind, and when it was put there, in seconds since 1970. */
-int rille_file_watch_step(const char *path, char *target, double room, double *changed);
+ * the target, with a NUL behind. */
+int rille_file_watch_step(const char *path, char *target, double room);
 
 enum { RILLE_FILE_HASH_MAX = 64 << 20 /* bytes; above, content is told by size, time and inode */ };
 
 /* What was last seen of a file. */
 typedef struct rille_file_mark {
   double content; /* a number that stands for it; 0: there is no file that can be read */
-  double changed; /* seconds since 1970, when the file system says that its inode changed */
   uint64_t device_, inode_, size_;
   int64_t modified_ns_, changed_ns_;
   int is_unknown; /* descriptors or memory lacked for a look: content is the last one, look again */

@@ -64,6 +64,10 @@ enum rille_drain { RILLE_DRAIN_STAY, RILLE_DRAIN_MIGRATE, RILLE_DRAIN_CLOSE, RIL
 int rille_reload_commit(rille_team *team, uint32_t loop, rille_state *state /* owned by the loop from now on */);
 /* the generation before it serves again */
 int rille_reload_rollback(rille_team *team, uint32_t loop, rille_generation *g);
+/* Of the same generation, for the one that failed on that loop. NULL: it did not come up, message says why, and the loop asks again later; with
+ * message NULL it is built on the loop. RILLE_ERR_FULL: the loop still waits, and state is still the caller's. */
+int rille_reload_renew(rille_team *team, uint32_t loop, rille_generation *g, rille_state *state /* owned by the loop */,
+                       const char *message);
 /* It has given way to another one, or leaves: hand on or end what it still has, within deadline_ms (below 0: whenever that is) and up to jitter_ms
  * more for each connection. */
 int rille_reload_retire(rille_team *team, uint32_t loop, rille_generation *g, int drain, double deadline_ms,
@@ -82,7 +86,9 @@ enum rille_note_kind {
   RILLE_NOTE_BROKEN,        /* its guard: this loop has gone back already */
   RILLE_NOTE_ROLLED_BACK,
   RILLE_NOTE_RETIRED, /* text: what was left, as its Lua encoded it; state is to be discarded */
-  RILLE_NOTE_REQUEST  /* text: of the control thread */
+  RILLE_NOTE_REQUEST, /* text: of the control thread */
+  RILLE_NOTE_FAILED,  /* its state there has failed, and waits for rille_reload_renew; text: what that was built from */
+  RILLE_NOTE_SPARE    /* a state came where none is wanted any more: it is to be discarded */
 };
 
 typedef struct rille_note {
@@ -132,16 +138,38 @@ void rille_state_explain(rille_state *state, const char *text, size_t size);
 void rille_state_bequeath(rille_state *state, const char *bytes, size_t size);
 /* borrowed until the next call of on_retire; NULL: nothing */
 const char *rille_state_inheritance(const rille_state *state, size_t *size);
+/* what connections have brought along goes through its on_migrate before it goes on, also when no message of theirs has come */
+void rille_state_set_migrates(rille_state *state);
 /* what is left at the end, encoded, for the note */
 void rille_state_leave_behind(rille_state *state, const char *bytes, size_t size);
 
+/* Slices and LinkBuffers on their way with a ctx. What goes in stays as it is, and what comes out is another handle of the same bytes each
+ * time, so nobody's end is another's. */
+enum { RILLE_HOLDING_MAX = 4096 };
+typedef struct rille_holding rille_holding;
+
+rille_holding *rille_holding_new(void); /* owned; NULL: no memory */
+void rille_holding_free(rille_holding *h /* owned, or NULL */);
+/* its number there, from 0; below 0: an error */
+int rille_holding_add_slice(rille_holding *h, const rille_slice *s);
+int rille_holding_add_buffer(rille_holding *h, rille_linkbuffer *b); /* what can be read of it */
+/* RILLE_OK or an error; out: retained */
+int rille_holding_slice(const rille_holding *h, uint32_t index, rille_slice *out /* owned */);
+rille_linkbuffer *rille_holding_buffer(const rille_holding *h, uint32_t index, int *err); /* owned, or NULL */
+
 /* The state has no use for the connection any more: it goes over to the one that took its place with what on_migrate or its ctx gave (size 0:
- * nothing) and the name of its on_request ("": that of its server). 0: it cannot go now, and stays. */
-int rille_conn_hand_on(rille_conn *c, const char *ctx, size_t size, const char *key);
+ * nothing) and the name of its on_request ("": that of its server). home: what its ctx is to be should it come back; NULL: the same.
+ * 0: it cannot go now, and stays. */
+int rille_conn_hand_on(rille_conn *c, const char *ctx, size_t size, const char *home, size_t home_size, const char *key,
+                       rille_holding *holding /* owned when it goes; or NULL */);
+/* 1: it goes back to where its ctx is known; what that is here is of no use */
+int rille_conn_returns(const rille_conn *c);
 /* It stays with this generation, as something of it is a function. */
 void rille_conn_bind(rille_conn *c);
-/* what came along, once: borrowed until the connection's end; NULL: nothing */
+/* what came along, once: borrowed until rille_conn_unpacked, as all of it; NULL: nothing */
 const char *rille_conn_luggage(rille_conn *c, double *size);
+const rille_holding *rille_conn_holding(const rille_conn *c); /* NULL: none */
 const char *rille_conn_luggage_key(const rille_conn *c);
+void rille_conn_unpacked(rille_conn *c);
 
 #endif

@@ -141,13 +141,17 @@ int rille_session_send(rille_session *s, const char *bytes, double size, rille_b
 void rille_session_close(rille_session *s, int err);
 int rille_session_reason(const rille_session *s);
 int rille_session_is_active(const rille_session *s);
-/* The state has no use for it any more: it goes over to the one that took its place with what on_migrate or its ctx gave (size 0: nothing).
- * 0: it cannot go now, and stays. */
-int rille_session_hand_on(rille_session *s, const char *ctx, size_t size);
+/* The state has no use for it any more: it goes over to the one that took its place with what on_migrate or its ctx gave (size 0: nothing),
+ * home as with rille_conn_hand_on. 0: it cannot go now, and stays. */
+int rille_session_hand_on(rille_session *s, const char *ctx, size_t size, const char *home, size_t home_size,
+                          rille_holding *holding /* owned when it goes; or NULL */);
+int rille_session_returns(const rille_session *s); /* as rille_conn_returns */
 /* It stays with this generation, as something of it is a function. */
 void rille_session_bind(rille_session *s);
-/* what came along, once: borrowed until the session's end; NULL: nothing */
+/* what came along, once: borrowed until rille_session_unpacked, as all of it; NULL: nothing */
 const char *rille_session_luggage(rille_session *s, double *size);
+const rille_holding *rille_session_holding(const rille_session *s); /* NULL: none */
+void rille_session_unpacked(rille_session *s);
 void rille_session_set(rille_session *s, int setting, double ms);
 size_t rille_session_peer(const rille_session *s, char *to, size_t size);
 

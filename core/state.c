@@ -303,8 +303,10 @@ static bool is_used(const rille_loop *loop, const rille_service *service) {
   return false;
 }
 
-/* The services of old that listeners use go over to state, to be taken up or closed by it; the rest is freed. */
+/* The services of old that listeners use go over to state, behind its own, to be taken up or closed by it; the rest is freed. */
 static void inherit_services(rille_state *state, rille_state *old) {
+  rille_service **end = &state->services;
+  while (*end) end = &(*end)->next;
   while (old->services) {
     rille_service *service = old->services;
     old->services = service->next;
@@ -314,35 +316,39 @@ static void inherit_services(rille_state *state, rille_state *old) {
     }
     service->is_former = true;
     service->state = state;
-    service->next = state->services;
-    state->services = service;
+    service->next = NULL;
+    *end = service;
+    end = &service->next;
   }
+}
+
+void rille_state_succeed(rille_state *state, rille_state *old) {
+  state->renewals = old->renewals + 1;
+  state->retry_ms = old->retry_ms;
+  state->errors += old->errors; /* they are counted for ever */
+  state->failures += old->failures;
+  state->phase = RILLE_STATE_RUNNING;
+  rille_loop_put(old->loop, state);
+  inherit_services(state, old);
+  rille_reload_replaced(old, state);
+  rille_state_free(old);
 }
 
 rille_state *rille_state_renew(rille_state *old, bool *is_built, char *message, size_t message_size) {
   rille_state *state = calloc(1, sizeof *state);
   if (!state) return NULL;
-  state->loop = old->loop;
   state->generation = old->generation;
   rille_generation_retain(state->generation);
   state->index = old->index;
   state->id = new_id();
   memcpy(state->label, old->label, sizeof state->label);
-  state->renewals = old->renewals + 1;
-  state->retry_ms = old->retry_ms;
-  state->errors = old->errors; /* they are counted for ever */
-  state->failures = old->failures;
   state->memory = old->memory;
   state->source = old->source;
   state->arguments = old->arguments;
   state->arguments_size = old->arguments_size;
   old->source = old->arguments = NULL;
-  inherit_services(state, old);
-  state->loop->states[state->index] = state;
-  rille_reload_replaced(old, state);
-  rille_state_free(old);
+  rille_state_succeed(state, old);
   *is_built = build(state, message, message_size);
-  if (*is_built) state->phase = RILLE_STATE_RUNNING;
   return state;
 }
 

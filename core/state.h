@@ -55,7 +55,7 @@ struct rille_state {
   uint32_t id;                  /* of the process, nobody else's ever */
   bool is_host;                 /* the state belongs to a program that called rille.run; it is not closed here */
   char label[64];
-  uint32_t renewals; /* states of the same generation before it, on this loop */
+  uint32_t renewals; /* states of the same generation before it, on this loop, that came up or did not */
   char *source;      /* owned; what it is built from, to build it again */
   char *arguments;   /* owned */
   size_t arguments_size;
@@ -76,11 +76,13 @@ struct rille_state {
   uint32_t datagrams; /* that its handlers have, or that wait for them */
   uint32_t sessions;  /* of datagrams, that it serves */
 
+  bool migrates;        /* its script has an on_migrate */
   bool is_serving;      /* on_start has returned: its listeners may accept */
   bool is_broken;       /* not to be called any more; see state_replace.c */
   bool owes_hooks;      /* its on_shutdown has not returned */
   uint32_t retry_ms;    /* a broken one is replaced after so long, ... */
   uint64_t retry_at_ms; /* ... of the loop's clock */
+  bool is_awaited;      /* ... by one that is built elsewhere */
   uint64_t started_ms;  /* the same clock */
 
   rille_inbox inbox;        /* what the dispatcher is working through */
@@ -133,8 +135,9 @@ void rille_state_close(rille_state *state);
 void rille_state_distrust(rille_state *state);
 /* The limit of its memory was passed: collect all. True: what lives leaves too little room to go on. */
 bool rille_state_is_worn_out(rille_state *state);
-/* One of the same script takes the place of a closed one, which is freed, and its listeners; NULL when there is no memory for that. It is to be closed
- * when it is not built. */
+/* A state of the same generation takes the place of a closed one, which is freed, and its listeners. */
+void rille_state_succeed(rille_state *state, rille_state *old);
+/* The same by one that is built here; NULL when there is no memory for that. It is to be closed when it is not built. */
 rille_state *rille_state_renew(rille_state *old, bool *is_built, char *message, size_t message_size);
 /* post.c: free what Lua will not take any more */
 void rille_post_forget(rille_state *state);

@@ -3,13 +3,16 @@
  * of the same script. Its connections, timers and calls under way end with it; its listening sockets go over to the new one, so that
  * no connection in their queues is lost, and nothing else of the loop is touched. Loop thread, at the end of a turn.
  *
+ * The new one is built as a reload builds its states, on the staging thread, and comes by mail; on the loop itself only where nobody deploys.
  * A script that does not come up is tried again, later each time; meanwhile its sockets take no connections.
  */
 #include "conn.h"
 #include "listener.h"
 #include "log.h"
 #include "loop.h"
+#include "note.h"
 #include "reload.h"
+#include "team.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -62,7 +65,20 @@ static void take_down(rille_state *state) {
   state->retry_at_ms = loop->clock_ms + state->retry_ms;
 }
 
-static void build_again(rille_state *old) {
+/* Not this time. */
+static void put_off(rille_state *state, const char *message) {
+  state->retry_ms = patience(state);
+  state->retry_at_ms = state->loop->clock_ms + state->retry_ms;
+  RILLE_LOG(RILLE_LOG_ERROR, "%s: cannot be started again: %s; next try in %u ms", state->label, message,
+            state->retry_ms);
+}
+
+static void start_again(rille_state *state) {
+  state->started_ms = state->loop->clock_ms;
+  rille_state_emit(state, RILLE_EVENT_START, 0, 0);
+}
+
+static void build_here(rille_state *old) {
   rille_loop *loop = old->loop;
   char message[1024];
   bool is_built;
@@ -71,18 +87,22 @@ static void build_again(rille_state *old) {
     old->retry_at_ms = loop->clock_ms + RETRY_MAX_MS;
     return;
   }
-  state->started_ms = loop->clock_ms;
   if (is_built) {
-    rille_state_emit(state, RILLE_EVENT_START, 0, 0);
+    start_again(state);
     return;
   }
+  state->started_ms = loop->clock_ms;
   rille_loop_evict(loop, state);
   rille_state_close(state);
   state->is_broken = true;
-  state->retry_ms = patience(state);
-  state->retry_at_ms = loop->clock_ms + state->retry_ms;
-  RILLE_LOG(RILLE_LOG_ERROR, "%s: cannot be started again: %s; next try in %u ms", state->label, message,
-            state->retry_ms);
+  put_off(state, message);
+}
+
+/* Its script is loaded where that holds up nobody, if somebody deploys. */
+static void build_again(rille_state *old) {
+  old->is_awaited = rille_note_send(RILLE_NOTE_FAILED, old->loop, old->generation, NULL, 0, old->arguments,
+                                    old->arguments_size) == RILLE_OK;
+  if (!old->is_awaited) build_here(old);
 }
 
 static bool is_down(const rille_state *state) { return !state->lua && !state->is_host; }
@@ -92,7 +112,8 @@ static void mend(rille_state *state) {
   bool is_up = state->lua && !state->is_host;
   if (is_up && (state->is_broken || (state->heap.is_passed && rille_state_is_worn_out(state)))) take_down(state);
   if (state->change.after || state->change.is_leaving) return; /* it gets no messages any more */
-  if (is_down(state) && !loop->is_stopping && state->retry_at_ms <= loop->clock_ms) build_again(state);
+  bool is_due = !state->is_awaited && state->retry_at_ms <= loop->clock_ms;
+  if (is_down(state) && !loop->is_stopping && is_due) build_again(state);
 }
 
 void rille_loop_mend(rille_loop *loop) {
@@ -103,10 +124,76 @@ void rille_loop_mend(rille_loop *loop) {
     mend(loop->states[i]);
     const rille_state *state = loop->states[i];
     if (!is_down(state) || loop->is_stopping || state->change.after || state->change.is_leaving) continue;
+    if (state->is_awaited) continue;
     if (state->retry_at_ms < loop->mend_at_ms) loop->mend_at_ms = state->retry_at_ms;
   }
   if (next < loop->mend_at_ms) loop->mend_at_ms = next;
 }
+
+/* ---- one that was built elsewhere ------------------------------------------------------------------------------- */
+
+typedef struct renewal {
+  rille_generation *generation; /* a reference */
+  rille_state *state;           /* owned, or NULL */
+  bool is_for_here;             /* the loop is to build it */
+  char message[1024];
+} renewal;
+
+static void free_renewal(renewal *r) {
+  if (r->state) rille_state_discard(r->state);
+  rille_generation_release(r->generation);
+  free(r);
+}
+
+static void drop_renewal(const rille_message *m) { free_renewal(m->what); }
+
+/* The one that waits for it, and still is to serve; NULL: there is none. It waits no longer. */
+static rille_state *whose(const rille_loop *loop, const renewal *r) {
+  uint32_t place = r->generation->place;
+  rille_state *old = place < loop->state_count ? loop->states[place] : NULL;
+  if (!old || old->generation != r->generation || !old->is_awaited) return NULL;
+  old->is_awaited = false;
+  return loop->is_stopping || old->change.after || old->change.is_leaving ? NULL : old;
+}
+
+static void deliver_renewal(rille_loop *loop, const rille_message *m) {
+  renewal *r = m->what;
+  rille_state *old = whose(loop, r), *state = r->state;
+  r->state = NULL;
+  if (!old) {
+    if (state) rille_note_send(RILLE_NOTE_SPARE, loop, r->generation, state, 0, NULL, 0);
+  } else if (state) {
+    rille_state_succeed(state, old);
+    start_again(state);
+  } else if (r->is_for_here) {
+    build_here(old);
+  } else {
+    old->renewals++; /* as if it had been there */
+    old->started_ms = loop->clock_ms;
+    put_off(old, r->message);
+    loop->mend_at_ms = 0;
+  }
+  free_renewal(r);
+}
+
+int rille_reload_renew(rille_team *team, uint32_t id, rille_generation *g, rille_state *state, const char *message) {
+  rille_loop *loop = rille_team_loop(team, id);
+  renewal *r = loop ? calloc(1, sizeof *r) : NULL;
+  if (!r) return loop ? RILLE_ERR_FULL : RILLE_ERR_NOT_FOUND;
+  rille_generation_retain(g);
+  r->generation = g;
+  r->state = state;
+  r->is_for_here = !state && !message;
+  snprintf(r->message, sizeof r->message, "%s", message ? message : "");
+  rille_message m = {.deliver = deliver_renewal, .drop = drop_renewal, .what = r};
+  int err = rille_mailbox_send(&loop->mailbox, &m);
+  if (!err) return RILLE_OK;
+  r->state = NULL; /* the caller's */
+  free_renewal(r);
+  return err;
+}
+
+/* ---- serving again ---------------------------------------------------------------------------------------------- */
 
 /* Its on_start has returned: sockets of the one before that it did not ask for are not wanted any more. */
 static void serve_again(rille_state *state) {

@@ -24,8 +24,10 @@ static bool may_go(const rille_session *s) {
 }
 
 static void go(rille_session *s) {
-  if (s->flags & RILLE_SESSION_KNOWN) rille_session_emit(s, RILLE_SESSION_MIGRATE);
-  else rille_session_hand_on(s, NULL, 0);
+  const rille_state *state = s->state;
+  bool is_asked = state->migrates && rille_luggage_is_new_to(&s->luggage, state->change.after->id);
+  if (s->flags & RILLE_SESSION_KNOWN || is_asked) rille_session_emit(s, RILLE_SESSION_MIGRATE);
+  else rille_session_hand_on(s, NULL, 0, NULL, 0, NULL);
 }
 
 bool rille_session_went(rille_session *s) {
@@ -40,10 +42,12 @@ static int stay(rille_session *s) {
   return 0;
 }
 
-int rille_session_hand_on(rille_session *s, const char *ctx, size_t size) {
+int rille_session_hand_on(rille_session *s, const char *ctx, size_t size, const char *home, size_t home_size,
+                          rille_holding *holding) {
   if (!may_go(s)) return stay(s);
   rille_state *from = s->state, *to = from->change.after;
-  if (!rille_luggage_pack(&s->luggage, from->id, to->id, ctx, size, "")) {
+  rille_ctx packed = {.bytes = ctx, .size = size, .home = home, .home_size = home_size, .key = "", .holding = holding};
+  if (!rille_luggage_pack(&s->luggage, from->id, to->id, &packed)) {
     rille_session_close(s, RILLE_ERR_NO_MEMORY);
     return stay(s); /* which ends it */
   }
@@ -60,12 +64,21 @@ int rille_session_hand_on(rille_session *s, const char *ctx, size_t size) {
   return 1;
 }
 
+int rille_session_returns(const rille_session *s) {
+  const rille_state *to = s->state->change.after;
+  return to && rille_luggage_returns(&s->luggage, to->id);
+}
+
 void rille_session_bind(rille_session *s) {
   s->is_bound = true;
   stay(s);
 }
 
 const char *rille_session_luggage(rille_session *s, double *size) { return rille_luggage_take(&s->luggage, size); }
+
+void rille_session_unpacked(rille_session *s) { rille_luggage_done(&s->luggage); }
+
+const rille_holding *rille_session_holding(const rille_session *s) { return rille_luggage_holding(&s->luggage); }
 
 /* ---- the end of a generation ----------------------------------------------------------------------------------- */
 

@@ -100,6 +100,22 @@ describe("rille.run", function()
     assert.equal("true\n", end_well(process).out)
   end)
 
+  it("calls on_stage before it serves, which may park, and does not start when that refuses", function()
+    inside.check(BRIEFLY .. [[
+      local order = {}
+      local function script(answer)
+        return { on_request = print, on_stage = function() rille.sleep(0.01) order[#order + 1] = "stage" return answer end,
+          on_start = function() order[#order + 1] = "start" rille.spawn(rille.shutdown, 0) end }
+      end
+      local ok, message = rille.run(conf { servers = { { listen = "tcp://127.0.0.1:0", script = script() } } })
+      equal(ok, true, message)
+      equal(table.concat(order, " "), "stage start")
+      ok, message = rille.run(conf { servers = { { listen = "tcp://127.0.0.1:0", script = script(false) } } })
+      equal(ok, nil) equal(message, "not started: see the log")
+      equal(table.concat(order, " "), "stage start stage")
+    ]], { how = "plain", errors = true })
+  end)
+
   it("leaves the program's print to stdout, and its coroutine, print, path and signals as they were", function()
     local r = inside.check(BRIEFLY .. [[
       local function signals()

@@ -242,3 +242,54 @@ describe("a canary", function()
     s:stop()
   end)
 end)
+
+describe("a soak without a canary", function()
+  after_each(server.cleanup)
+
+  local GUARD = { loops = 0, min_requests = 20, max_error_rate = 0.1, max_p99_ratio = 1000 }
+
+  it("has the new generation on all loops at once, and keeps it when it is good", function()
+    local s = start(pages("v1"), { reload = { soak = 0.5, canary = GUARD } })
+    local clients = connect(s, 16)
+    for _, c in ipairs(clients) do assert.matches("^v1 ", http.ask(c, http.get("/")).body) end
+    local from = net.now()
+    assert.is_true(reload.to(s, pages("v2")).soaking) -- which came before the end of it
+    local loops = {}
+    for _, c in ipairs(clients) do
+      local version, loop = http.ask(c, http.get("/")).body:match("^(%S+) (%d+)$")
+      assert.equal("v2", version)
+      loops[loop] = true
+    end
+    assert.same({ ["1"] = true, ["2"] = true }, loops)
+    reload.wait_retired(s)
+    assert.is_true(net.now() - from >= 0.5)
+    assert.equal(0, s:count_log("rolled back"))
+    s:stop()
+  end)
+
+  it("takes all loops back when it is bad", function()
+    local s = start(pages("v1"), { reload = { soak = 30, canary = GUARD } })
+    local clients = connect(s, 8)
+    for round = 1, 3 do
+      for _, c in ipairs(clients) do assert.matches("^v1 ", http.ask(c, http.get("/")).body) end
+      local report, failed = load_until(clients, begin(s, pages("v2", "if req.path == '/' then res.status = 503 end")))
+      assert.is_false(report.ok)
+      assert.matches("script@" .. round + 1 .. ": rolled back: %d+ of %d+ requests failed", report.message)
+      assert.is_true(failed >= 18 and failed <= 40, failed .. " failed") -- some more may be under way on the other loop
+      reload.wait_retired(s)
+    end
+    for _, c in ipairs(clients) do assert.matches("^v1 ", http.ask(c, http.get("/")).body) end
+    for _, c in ipairs(connect(s, 8)) do assert.matches("^v1 ", http.ask(c, http.get("/")).body) end
+    s:stop()
+  end)
+
+  it("ends with the next version", function()
+    local s = start(pages("v1"), { reload = { soak = 60, canary = GUARD } })
+    local reports = begin(s, pages("v2"))
+    s:wait_state(function() return http.ask(s:connect(), http.get("/")).body:find("v2", 1, true) end)
+    reload.to(s, pages("v3"))
+    assert.is_true(report_of(reports).ok)
+    assert.matches("^v3 ", http.ask(s:connect(), http.get("/")).body)
+    s:stop()
+  end)
+end)

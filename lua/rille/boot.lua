@@ -119,7 +119,8 @@ end
 -- It does not come up, and says why to whoever sent it. What it has begun does not go on.
 local function refuse(message)
   task.cancel_all()
-  C.rille_state_explain(state.handle, message, #message)
+  if C.rille_state_is_incoming(state.handle) == 1 then C.rille_state_explain(state.handle, message, #message)
+  else log.error("%s", message) end
   C.rille_state_refuse_start(state.handle)
 end
 
@@ -129,12 +130,21 @@ local function start_failed(message)
   C.rille_state_refuse_start(state.handle)
 end
 
--- The START event: on_start of every server, then the loop may accept.
--- served: { { hooks =, listeners = } ... }; opened(addresses) is called when it does.
+-- Whether its on_stage lets a script serve that was not staged: the first one, and one that takes the place of a state that failed.
+local function is_ready(one)
+  if not one.stage_timeout or not one.hooks.on_stage then return true end
+  local ok, message = require("rille.reload.probe").run({ on_stage = one.hooks.on_stage }, one.stage_timeout)
+  if not ok then start_failed(("%s: not starting: %s"):format(state.label, message)) end
+  return ok
+end
+
+-- The START event: on_stage and on_start of every server, then the loop may accept.
+-- served: { { hooks =, listeners =, stage_timeout = (nil: it has been staged) } ... }; opened(addresses) is called when it does.
 function boot.start_with(served, opened)
   local all = {}
   local function on_start()
     for _, one in ipairs(served) do
+      if not is_ready(one) then return end
       local addresses = addresses_of(one.listeners)
       for _, address in ipairs(addresses) do all[#all + 1] = address end
       if one.hooks.on_start then
@@ -213,10 +223,9 @@ end
 
 -- What a state does first when it is staged.
 local function stage(plan, hooks)
-  C.rille_state_set_wish(state.handle,
-    (hooks.on_stage and C.RILLE_WISH_STAGE or 0) + (hooks.selftest and C.RILLE_WISH_SELFTEST or 0))
   dispatch.on_start = function()
-    if C.rille_state_is_incoming(state.handle) == 0 then return try_hooks(plan, hooks) end
+    local has_arrived = C.rille_state_is_incoming(state.handle) == 1 or C.rille_state_is_renewed(state.handle) == 1
+    if not has_arrived then return try_hooks(plan, hooks) end
     settle()
     task.start_later(arrive, { plan = plan, hooks = hooks })
   end
@@ -257,6 +266,8 @@ function boot.main(loop_address, state_address, bytes)
   if not hooks then return nil, value end
   vm.watch_globals()
   state.script = hooks
+  if hooks.on_migrate then C.rille_state_set_migrates(handle) end
+  C.rille_state_set_wish(handle, (hooks.on_stage and C.RILLE_WISH_STAGE or 0) + (hooks.selftest and C.RILLE_WISH_SELFTEST or 0))
   local codec = plan.server.codec
   if plan.server.offload then
     hooks = offload.wrap(hooks, plan.server, path)
@@ -276,7 +287,7 @@ function boot.main(loop_address, state_address, bytes)
   -- the others have the same addresses, and so has a state that replaces one
   local is_first = plan.loop_id == 1 and C.rille_state_is_renewed(handle) == 0
   local announce = is_first and (C.rille_process_number() == 0 and boot.announcer(plan.banner) or boot.announcer_of_child)
-  boot.start_with({ { hooks = hooks, listeners = listeners } }, announce or nil)
+  boot.start_with({ { hooks = hooks, listeners = listeners, stage_timeout = plan.stage_timeout } }, announce or nil)
   return dispatch.run
 end
 

@@ -8,6 +8,7 @@ local ffi = require "ffi"
 local C = require "rille.core"
 local Slice = require "rille.slice"
 local errors = require "rille.errors"
+local luggage = require "rille.luggage"
 local misuse = require "rille.misuse"
 local units = require "rille.config.units"
 
@@ -384,6 +385,8 @@ function dict.of(name, options)
   end
   return found, err
 end
+
+luggage.handle("dict", Dict, function(self) return self.name end, dict.of)
 
 -- The dicts of a configuration: { name = { size = bytes } }. True, or nil, message.
 function dict.make_all(given)

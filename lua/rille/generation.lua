@@ -164,23 +164,34 @@ local function call_migrate(ctx)
   return state.script.on_migrate(ctx)
 end
 
--- The bytes of the ctx of a connection, or of a session.
-function generation.pack_ctx(ctx)
-  local hook = type(state.script) == "table" and state.script.on_migrate
+-- What goes over of the ctx of a connection, or of a session: bytes, home (the bytes for the way back; nil: the same ones), held: what
+-- luggage.left wants when it has gone. returns: it goes back to where there is a ctx, so this one is only to be let go of.
+function generation.pack_ctx(ctx, returns)
+  local hook = not returns and type(state.script) == "table" and state.script.on_migrate
   if ctx == nil then return "" end
+  local held, home = {}, nil
   if hook then
+    home = luggage.pack(ctx, "ctx", held) -- before, as the hook may take it apart
     local ok, data = task.call_still(STILL:format("on_migrate"), call_migrate, ctx)
     if ok then ctx = data else script.report("on_migrate", nil, data) end
   end
-  local bytes, dropped = luggage.pack(ctx, "ctx")
-  note_dropped(dropped)
-  return bytes
+  held.is_last = true
+  local bytes, dropped = luggage.pack(ctx, "ctx", held)
+  if not returns then note_dropped(dropped) end
+  return bytes, home, held
+end
+
+-- What a connection or a session brought along; holding: of its luggage, or NULL. Nil: nothing, or that is not to be had.
+function generation.unpack_ctx(bytes, size, holding)
+  local ok, ctx = pcall(luggage.unpack, ffi.string(bytes, size), holding)
+  if ok then return ctx end
+  log.error("%s: a ctx of the generation before is lost: %s", state.label, tostring(ctx))
 end
 
 -- What holds a connection is to let go: its handler raises where it is parked, and the next message is another generation's.
 local function let_go(self, p)
   rawset(self, "_leaves", true)
-  if not task.cancel_for(self) then C.rille_conn_hand_on(p, "", 0, "") end
+  if not task.cancel_for(self) then C.rille_conn_hand_on(p, "", 0, nil, 0, "", nil) end
 end
 
 -- The MIGRATE event: hand a connection on.
@@ -188,8 +199,9 @@ local function migrate(slot, is_forced)
   local p = C.rille_conn_of(state.handle, slot)
   if p == nil then return end
   local self = conn.seen(slot)
+  if not self and is_forced == 0 and state.script.on_migrate then self = conn.at(slot) end -- with what it has brought along
   if not self then
-    C.rille_conn_hand_on(p, "", 0, "")
+    C.rille_conn_hand_on(p, "", 0, nil, 0, "", nil)
     return
   end
   local key = key_of(self)
@@ -198,8 +210,10 @@ local function migrate(slot, is_forced)
     return C.rille_conn_close(p)
   end
   if not key then return C.rille_conn_bind(p) end
-  local bytes = generation.pack_ctx(rawget(self, "ctx"))
-  if C.rille_conn_hand_on(p, bytes, #bytes, key) == 1 then conn.forget(self, "closed") end
+  local bytes, home, held = generation.pack_ctx(rawget(self, "ctx"), C.rille_conn_returns(p) == 1)
+  if C.rille_conn_hand_on(p, bytes, #bytes, home, home and #home or 0, key, held and held.holding) == 0 then return end
+  luggage.left(held)
+  conn.forget(self, "closed")
 end
 
 function generation.migrate(slot, is_forced)
@@ -212,9 +226,10 @@ script.on_error(migrate, "a migration", function() end)
 conn.unpack = function(self, p)
   local bytes = C.rille_conn_luggage(p, double_box)
   if bytes == nil then return end
-  local ok, ctx = pcall(luggage.unpack, ffi.string(bytes, double_box[0]))
-  if ok and ctx ~= nil then self.ctx = ctx end
+  local ctx = generation.unpack_ctx(bytes, double_box[0], C.rille_conn_holding(p))
+  if ctx ~= nil then self.ctx = ctx end
   local key = ffi.string(C.rille_conn_luggage_key(p))
+  C.rille_conn_unpacked(p)
   if key == "" then return end
   local fn = type(state.script) == "table" and state.script[key]
   if type(fn) ~= "function" then

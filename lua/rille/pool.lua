@@ -7,6 +7,7 @@ local C = require "rille.core"
 local chunk = require "rille.chunk"
 local errors = require "rille.errors"
 local log = require "rille.log"
+local luggage = require "rille.luggage"
 local misuse = require "rille.misuse"
 local parcel = require "rille.parcel"
 local script = require "rille.script"
@@ -286,6 +287,11 @@ end
 function Pool:__tostring()
   return ("pool %s"):format(self._core.name)
 end
+
+luggage.handle("pool", Pool, function(self) return { name = self._core.name, timeout = self._timeout } end, function(its)
+  local found = pool.get(its.name)
+  return its.timeout and found:with { timeout = its.timeout } or found
+end)
 
 -- ---- what comes back -------------------------------------------------------------------------------------------
 

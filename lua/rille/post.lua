@@ -6,6 +6,7 @@ local buffer = require "string.buffer"
 local C = require "rille.core"
 local Slice = require "rille.slice"
 local errors = require "rille.errors"
+local luggage = require "rille.luggage"
 local misuse = require "rille.misuse"
 local script = require "rille.script"
 local state = require "rille.state"
@@ -88,5 +89,7 @@ end
 function Remote:__tostring()
   return ("connection %d"):format(self.id)
 end
+
+luggage.handle("connection", Remote, function(self) return self.id end, post.connection)
 
 return post

@@ -115,8 +115,8 @@ local function make_generations(conf)
   return list
 end
 
--- The states of one loop, a server each. True, or nil, message.
-local function build_states(loop, loop_id, conf, generations, groups, main)
+-- The states of one loop, a server each; wishes gets what their hooks want (enum rille_wish). True, or nil, message.
+local function build_states(loop, loop_id, conf, generations, groups, main, wishes)
   for i, one in ipairs(conf.servers) do
     if not one.only_loop or one.only_loop == loop_id then
       local its = plan.of(conf, one, i, 1, generations[i], groups[i])
@@ -125,13 +125,15 @@ local function build_states(loop, loop_id, conf, generations, groups, main)
       local bytes = require("string.buffer").encode(its)
       local handle = C.rille_state_new(loop, generations[i], one.limits.memory, vm.source(main), bytes, #bytes, message_box, 4096)
       if handle == nil then return nil, ffi.string(message_box) end
+      wishes[i] = C.rille_state_wish(handle)
     end
   end
   return true
 end
 
--- Every state of every loop built and proven, its listeners bound but not accepting. The team and the generations, or nil, message: nothing
--- is left then. groups: the numbers of the addresses of each server. main: the module that makes a state of its own; nil: boot.lua.
+-- Every state of every loop built and proven, its listeners bound but not accepting. The team, the generations and, of each server, what
+-- its hooks want; or nil, message: nothing is left then. groups: the numbers of the addresses of each server. main: the module that makes
+-- a state of its own; nil: boot.lua.
 function server.build(conf, groups, main)
   local made, why = make_shared(conf)
   if made then made, why = pool.make_all(conf) end
@@ -144,11 +146,12 @@ function server.build(conf, groups, main)
   local team = C.rille_team_new(conf.loops, err_box)
   if team == nil then release(generations) end
   if team == nil then return nil, ("cannot make %d loops: %s"):format(conf.loops, errors.text[-err_box[0]]) end
+  local wishes = {}
   for id = 1, conf.loops do
     local loop = C.rille_team_loop(team, id)
     set_up(loop, conf)
     pin(loop, id, cpus)
-    local ok, message = build_states(loop, id, conf, generations, groups, main or "rille.boot")
+    local ok, message = build_states(loop, id, conf, generations, groups, main or "rille.boot", wishes)
     if not ok then
       release(generations)
       stop_pools() -- a script may use one before another raises
@@ -156,7 +159,20 @@ function server.build(conf, groups, main)
       return nil, message
     end
   end
-  return team, generations
+  return team, generations, wishes
+end
+
+-- The selftest of each server that has one, in a state that serves nobody. True, or nil, message.
+local function pass_selftests(conf, generations, groups, wishes)
+  for i, one in ipairs(conf.servers) do
+    if wishes[i] >= C.RILLE_WISH_SELFTEST then
+      local its = plan.of(conf, one, i, 1, generations[i], groups[i])
+      its.is_staged, its.hooks_until = true, C.rille_now() + its.stage_timeout
+      local ok, message = require("rille.reload.stage").probe(generations[i], its)
+      if not ok then return nil, ("%s: %s"):format(its.label, message) end
+    end
+  end
+  return true
 end
 
 -- For `rille check`: the scripts loaded, then their on_stage and selftest run on a loop. The exit status, or nil, message.
@@ -217,10 +233,18 @@ local function serve(conf)
   local started, problem = start_control(conf, true)
   if not started then return nil, problem end
   local groups = address_groups.first(conf.servers)
-  local team, generations = server.build(conf, groups)
+  local team, generations, wishes = server.build(conf, groups)
   if not team then
     C.rille_control_stop()
     return nil, generations
+  end
+  local ok, message = pass_selftests(conf, generations, groups, wishes)
+  if not ok then
+    release(generations)
+    stop_pools()
+    C.rille_team_free(team)
+    C.rille_control_stop()
+    return nil, message
   end
   C.rille_process_built()
   local deployer, problem_of_it = reload.start(conf, team, generations, groups)
@@ -375,7 +399,7 @@ function server.run_inside(conf)
       local listeners
       listeners, why = boot.serve(one, hooks, i)
       if not listeners then return nil, why end
-      served[i] = { hooks = hooks, listeners = listeners }
+      served[i] = { hooks = hooks, listeners = listeners, stage_timeout = (one.reload or conf.reload).stage_timeout }
     end
     boot.start_with(served, boot.announcer(banner_of(conf)))
     return true

@@ -98,11 +98,11 @@ function methods:is_valid()
 end
 
 -- A retained slice for Lua from a `rille_slice[1]` that holds a counted reference (rille_slice_retain,
--- rille_slice_copy), which now belongs to the result.
-function Slice.adopt(scratch)
+-- rille_slice_copy), which now belongs to the result. place: for leaks, where no line of a script made it.
+function Slice.adopt(scratch, place)
   local slice = ffi.gc(new_from(scratch), C.rille_slice_collect)
   if leaks.on then
-    local record = leaks.made("slice", slice, "received from another thread")
+    local record = leaks.made("slice", slice, place or "received from another thread")
     if record then watch(slice, record) end
   end
   return slice

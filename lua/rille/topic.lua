@@ -10,6 +10,7 @@ local conn = require "rille.conn"
 local errors = require "rille.errors"
 local gone = require("rille.conn_read").gone
 local leaks = require "rille.leaks"
+local luggage = require "rille.luggage"
 local misuse = require "rille.misuse"
 local state = require "rille.state"
 
@@ -133,5 +134,7 @@ end
 function Topic:__tostring()
   return "topic " .. self.name
 end
+
+luggage.handle("topic", Topic, function(self) return self.name end, open)
 
 return open

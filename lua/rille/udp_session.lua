@@ -47,8 +47,9 @@ local metatable = {
 local function unpack_ctx(self, p)
   local bytes = C.rille_session_luggage(p, double_box)
   if bytes == nil then return end
-  local ok, ctx = pcall(luggage.unpack, ffi.string(bytes, double_box[0]))
-  if ok and ctx ~= nil then self.ctx = ctx end
+  local ctx = generation.unpack_ctx(bytes, double_box[0], C.rille_session_holding(p))
+  C.rille_session_unpacked(p)
+  if ctx ~= nil then self.ctx = ctx end
 end
 
 local function at(slot)
@@ -139,8 +140,13 @@ local function migrate(slot)
   if p == nil then return end
   local self = objects[slot]
   if self and is_bound(self) then return C.rille_session_bind(p) end
-  local bytes = self and generation.pack_ctx(rawget(self, "ctx")) or ""
-  if C.rille_session_hand_on(p, bytes, #bytes) == 1 and self then forget(self) end
+  if not self and state.script.on_migrate then self = at(slot) end -- with what it has brought along
+  local bytes, home, held = "", nil, nil
+  if self then bytes, home, held = generation.pack_ctx(rawget(self, "ctx"), C.rille_session_returns(p) == 1) end
+  local went = C.rille_session_hand_on(p, bytes, #bytes, home, home and #home or 0, held and held.holding)
+  if went == 0 or not self then return end
+  luggage.left(held)
+  forget(self)
 end
 
 -- It stays, then.

@@ -70,6 +70,8 @@ M.slow = tonumber(os.getenv("RILLE_SLOW")) or ((os.getenv("LD_PRELOAD") or ""):f
 
 -- Specs about sizes and times are of no use under a sanitizer.
 M.is_sanitized = ((os.getenv("LD_PRELOAD") or "") .. (os.getenv("RILLE_CORE") or "")):find("san", 1, true) ~= nil
+-- Or only the servers that a spec starts: the memory they have is not what they use.
+M.has_sanitized_servers = M.is_sanitized or (os.getenv("RILLE_LUAJIT") or ""):find("san", 1, true) ~= nil
 
 local time_box = ffi.new("struct net_time")
 

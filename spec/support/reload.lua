@@ -56,10 +56,63 @@ function M.command(s, ...)
   return control.rille { "reload", "--control", s.socket, ... }
 end
 
+-- Answers each line with `version` and what it was.
+function M.lines(version, more)
+  return ([[
+local version = %q
+local M = {}
+%s
+function M.on_request(conn)
+  local line = conn:read_line()
+  if line then conn:write(version .. " " .. line:str() .. "\n") end
+end
+return M
+]]):format(version, more or "")
+end
+
+-- The same, where what a line names is done.
+function M.commands(version, text)
+  return ([[
+local version = %q
+local M, commands = {}, {}
+%s
+M.on_request = M.on_request or function(conn)
+  local line = conn:read_line()
+  if not line then return end
+  local name, rest = line:str():match("^(%%S+) ?(.*)$")
+  local answer = commands[name] and commands[name](conn, rest)
+  if answer ~= false then conn:write(version .. " " .. tostring(answer) .. "\n") end
+end
+return M
+]]):format(version, text or "")
+end
+
+-- For commands(): a handler that keeps its connection.
+M.LOOPS = [[
+  function M.on_request(conn)
+    while true do
+      local line = conn:read_line()
+      if not line then return end
+      conn:write(version .. " " .. line:str() .. (rille.retiring() and " retiring" or "") .. "\n")
+      if line:str() == "leave" then return end
+    end
+  end
+]]
+
 -- A line there, and one back.
 function M.ask(client, line)
   client:send(line .. "\n")
   return client:receive_line()
+end
+
+-- Let the generation of that number, which soaks, fail: a connection sends "fail", for which its script raises.
+function M.fail(s, number)
+  M.eval(s, 0, ("require('rille.core').rille_generation_watch(require('rille.reload').servers()[1].generations[%d].g, 1, 1, 0)"):format(
+    number))
+  local failing = s:connect()
+  failing:send("fail\n")
+  failing:receive_all()
+  s:wait_log(("@%d: rolled back"):format(number))
 end
 
 -- Wait until a new connection is answered so.

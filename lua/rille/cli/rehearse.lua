@@ -18,13 +18,13 @@ end
 function rehearse.main(loop_address, state_address, bytes)
   local run, message = boot.main(loop_address, state_address, bytes)
   if not run then return nil, message end
-  local server = require("string.buffer").decode(bytes).server
+  local plan = require("string.buffer").decode(bytes)
   local function refuse(why)
-    io.stderr:write(("rille: script %s: %s\n"):format(server.script, why))
+    io.stderr:write(("rille: script %s: %s\n"):format(plan.server.script, why))
     finish(1)
   end
   local function ask()
-    local ok, why = probe.run(state.script, server.reload.stage_timeout)
+    local ok, why = probe.run(state.script, plan.stage_timeout)
     if ok then return finish(0) end
     refuse(why)
   end

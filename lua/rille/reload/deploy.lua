@@ -9,6 +9,7 @@ local errors = require "rille.errors"
 local log = require "rille.log"
 local pool = require "rille.pool"
 local task = require "rille.task"
+local timer = require "rille.timer"
 local watching = require "rille.reload.watch"
 
 local deploy = {}
@@ -86,6 +87,16 @@ function deploy.check_threads()
   return nil, ("%d stagings have not come back (see reload.stage_timeout): nothing can be reloaded until a restart"):format(lost)
 end
 
+-- A batch for a generation; it ends with this state should its task be cancelled. Nil: no memory.
+local function new_batch(one)
+  local batch = C.rille_batch_new(one.g)
+  return batch ~= nil and ffi.gc(batch, C.rille_batch_release) or nil
+end
+
+local function release(batch)
+  C.rille_batch_release(ffi.gc(batch, nil))
+end
+
 -- The states of a generation, a batch. Or nil, message.
 local function stage(server, one)
   local ok, message = deploy.check_threads()
@@ -94,8 +105,8 @@ local function stage(server, one)
     local passed, why = server.try(one.label)
     if not passed then return nil, why end
   end
-  local batch = C.rille_batch_new(one.g)
-  if batch == nil then return nil, "no memory" end
+  local batch = new_batch(one)
+  if not batch then return nil, "no memory" end
   C.rille_batch_retain(batch) -- the job's
   local plan = server.plan(one)
   local limit = server.reload.stage_timeout
@@ -103,7 +114,7 @@ local function stage(server, one)
   local detail
   ok, message, detail = deploy.staging_pool():with({ timeout = limit }):call("rille.reload.stage", "run", as_number(batch), plan)
   if ok then return batch end
-  C.rille_batch_release(batch)
+  release(batch)
   if message == "timeout" then
     return nil, ("%s: it did not come up within %g s (reload.stage_timeout); its thread is written off"):format(one.label, limit)
   end
@@ -116,6 +127,32 @@ local function discard(state)
   if not ok then C.rille_state_discard(state) end
 end
 
+-- A state of a generation has failed on a loop, which waits for another one; bytes: what it was built from. A task's work.
+local function renew(server, one, loop_id, bytes)
+  local limit = server.reload.stage_timeout
+  local batch = new_batch(one)
+  if not batch then return C.rille_reload_renew(server.team, loop_id, one.g, nil, nil) end
+  local message
+  if deploy.check_threads() then
+    C.rille_batch_retain(batch) -- the job's
+    local ok, why, detail = deploy.staging_pool():with({ timeout = limit }):call("rille.reload.stage", "renew", as_number(batch), bytes,
+      loop_id, limit)
+    if why == "timeout" then why = ("it did not come up within %g s (reload.stage_timeout)"):format(limit) end
+    if not ok then message = detail or why or "it did not come up" end
+  end
+  while true do
+    local state = not message and C.rille_batch_take(batch, loop_id) or nil
+    local code = C.rille_reload_renew(server.team, loop_id, C.rille_batch_generation(batch), state, message)
+    if code == 0 then return release(batch) end
+    if state ~= nil then C.rille_batch_put(batch, loop_id, state) end
+    timer.sleep(0.1)
+  end
+end
+
+local function run_renewal(wanted)
+  renew(wanted.server, wanted.one, wanted.loop, wanted.bytes)
+end
+
 -- ---- notes -----------------------------------------------------------------------------------------------------
 
 -- A note of a loop; servers: by number.
@@ -126,8 +163,11 @@ function deploy.note(servers, note)
     discard(note.state)
     note.state = nil
   end
-  if not one then return end
+  if not one or note.kind == C.RILLE_NOTE_SPARE then return end
   local kind = note.kind
+  if kind == C.RILLE_NOTE_FAILED then
+    return task.start_later(run_renewal, { server = server, one = one, loop = note.loop, bytes = ffi.string(note.text, note.size) })
+  end
   if kind == C.RILLE_NOTE_RETIRED or (one.retiring and kind == C.RILLE_NOTE_REFUSED) then return deploy.retired(server, one, note) end
   if kind == C.RILLE_NOTE_COMMITTED then one.loops[note.loop] = true end
   if kind == C.RILLE_NOTE_BROKEN or kind == C.RILLE_NOTE_ROLLED_BACK then one.loops[note.loop] = nil end
@@ -381,14 +421,14 @@ function deploy.run(server, canary, tell, finally)
   local batch
   batch, message = stage(server, one)
   if not batch or server.next or server.is_gone then
-    if batch then C.rille_batch_release(batch) end
+    if batch then release(batch) end
     refuse(server, one)
     return report(false, one.label, message or server.is_gone and "its server leaves" or "a newer version came while this one was staged")
   end
   ok, message = bring(server, one, batch, canary or server.reload.canary, function()
     if tell then tell { ok = true, label = one.label, seconds = C.rille_now() - began, soaking = true } end
   end)
-  C.rille_batch_release(batch)
+  release(batch)
   if not ok then return report(false, one.label, message) end
   local before = server.current
   if server.is_gone then -- meanwhile

@@ -15,8 +15,7 @@ local timer = require "rille.timer"
 local QUIET, LONGEST = 0.05, 0.5 -- seconds
 local PAUSE = 0.01 -- between looks for events: what many writes beside the files cost is bounded by it
 local POLL = 1     -- between looks at what cannot be watched
-local SLACK = 0.02 -- seconds by which the times of files may lag behind the clock
-local MISSING, UNKNOWN = 0, -1 -- beside contents, which are above 0
+local MISSING = 0 -- beside contents, which are above 0
 
 local WRITTEN, CLOSED, CREATED, LOST = folders.WRITTEN, folders.CLOSED, folders.CREATED, folders.LOST
 
@@ -179,10 +178,17 @@ local function tell(self, keys, changed)
   log.record("error", "reload.files.change", nil, "what has to happen after a change of %s failed: %s", changed[1], tostring(err))
 end
 
+-- Whether it is time to look, after what has happened and was not read yet: this loop may have been late.
+local function is_due(self)
+  if due(self) > C.rille_now() then return false end
+  if self.folders.handle then take_events(self) end
+  return due(self) <= C.rille_now()
+end
+
 local function wait_and_tell(self)
   while not self.is_closed do
     local left = self.first and due(self) - C.rille_now()
-    if left and left <= 0 then
+    if left and is_due(self) then
       local keys, changed = settle(self)
       if keys then tell(self, keys, changed) end
     else
@@ -216,14 +222,6 @@ local function entry_of(self, path, full)
   return entry
 end
 
--- What key is to know of a file that it has loaded: see Files:set.
-local function known_of(entry, key, since)
-  local content, known = entry.mark.content, entry.users[key]
-  if not since then return known or content end
-  if content ~= MISSING and math.max(entry.mark.changed, entry.moved) < since - SLACK then return content end
-  return known or UNKNOWN
-end
-
 local function drop(self, entry, key)
   entry.users[key] = nil
   if next(entry.users) ~= nil then return end
@@ -241,13 +239,11 @@ local function check_list(list, what)
 end
 
 -- Watch these files for key, and no others. paths: those it was loaded from; missing: those that were looked for and not found, a
--- list or nil. since (rille.time() of before the load began, or nil): files that have changed since then count as changed, unless
--- their content is what key knew before; without it, key is taken to have loaded what it was told of last, or what is there now.
-function Files:set(key, paths, missing, since)
+-- list or nil. Key is taken to have loaded what it was told of last, or what is there now.
+function Files:set(key, paths, missing)
   if key == nil then misuse("set: a key expected, got nil") end
   check_list(paths, "paths")
   check_list(missing or {}, "missing")
-  if since ~= nil and type(since) ~= "number" then misuse("set: since: seconds expected, got %s", type(since)) end
   if self.is_closed then return end
   local old, new = self.keys[key] or {}, {}
   local here = paths_of.real(".") or "/proc/self/cwd"
@@ -257,7 +253,7 @@ function Files:set(key, paths, missing, since)
     if new[full] then return end
     local entry = entry_of(self, path, full)
     new[full] = entry
-    entry.users[key] = is_missing and MISSING or known_of(entry, key, since)
+    entry.users[key] = is_missing and MISSING or entry.users[key] or entry.mark.content
     if entry.users[key] ~= entry.mark.content then touch(self, entry) end
   end
   for _, path in ipairs(paths) do use(path, false) end

@@ -3,8 +3,7 @@
 -- files that need it share it; the last one that needs it no more takes it away.
 --
 -- An entry is a table of files.lua about one path. Here it has: full (the path from the root), links (watch and name, in turn),
--- is_blind (some of this cannot be watched), is_reached (its way ends at a regular file), moved (when the newest link of its way was put
--- there, in seconds since 1970).
+-- is_blind (some of this cannot be watched), is_reached (its way ends at a regular file).
 
 local ffi = require "ffi"
 local C = require "rille.core"
@@ -19,7 +18,7 @@ local WRITTEN, CLOSED, CREATED = C.RILLE_FILE_EVENT_WRITTEN, C.RILLE_FILE_EVENT_
 local FOLDER, END, LOST = C.RILLE_FILE_EVENT_FOLDER, C.RILLE_FILE_EVENT_END, C.RILLE_FILE_EVENT_LOST
 local FILE_KIND, FOLDER_KIND, LINK_KIND = ("fdl"):byte(1, 3)
 
-local text_box, time_box, err_box = ffi.new("char[?]", ROOM), ffi.new("double[1]"), ffi.new("int[1]")
+local text_box, err_box = ffi.new("char[?]", ROOM), ffi.new("int[1]")
 
 local Folders = {}
 Folders.__index = Folders
@@ -45,7 +44,7 @@ function M.new()
     watches = {},  -- by number: { number, names = { name -> { entry -> walk } }, count = of these pairs }
     count = 0,     -- of watches
     walks = 0,     -- each gives its links a number of its own
-    added = {}, added_all = {}, steps = {}, targets = {}, times = {}, -- what a pass has found out, by path
+    added = {}, added_all = {}, steps = {}, targets = {}, -- what a pass has found out, by path
     event = ffi.new("rille_file_event"),
     budget = 0,    -- of events
     warned = {},
@@ -72,7 +71,7 @@ end
 -- A pass is several walks between which no events are taken: what one of them has looked at, the next need not. A folder is watched
 -- before anything in it is looked at, so what changes later makes an event.
 function Folders:begin_pass()
-  self.added, self.added_all, self.steps, self.targets, self.times = {}, {}, {}, {}, {}
+  self.added, self.added_all, self.steps, self.targets = {}, {}, {}, {}
 end
 
 -- The watch of a folder, or nil, err. It is asked for again in each pass, for only the kernel knows whether this is the same folder.
@@ -139,9 +138,9 @@ end
 local function step(self, path)
   local kind = self.steps[path]
   if kind then return kind end
-  kind = C.rille_file_watch_step(path, text_box, ROOM, time_box)
+  kind = C.rille_file_watch_step(path, text_box, ROOM)
   self.steps[path] = kind
-  if kind == LINK_KIND then self.targets[path], self.times[path] = ffi.string(text_box), time_box[0] end
+  if kind == LINK_KIND then self.targets[path] = ffi.string(text_box) end
   return kind
 end
 
@@ -178,7 +177,6 @@ local function go(self, entry, folder, name, stack)
     entry.is_reached = kind == FILE_KIND and is_last
     return nil
   end
-  entry.moved = math.max(entry.moved, self.times[path])
   local target = self.targets[path]
   push(stack, target)
   return target:sub(1, 1) == "/" and "/" or folder
@@ -188,7 +186,7 @@ end
 function Folders:follow(entry)
   local old = entry.links
   self.walks = self.walks + 1
-  entry.links, entry.is_blind, entry.is_reached, entry.moved = {}, false, false, 0
+  entry.links, entry.is_blind, entry.is_reached = {}, false, false
   local stack, folder, last, links = {}, "/", "/", 0
   push(stack, entry.full)
   while folder and #stack > 0 do

@@ -54,9 +54,10 @@ local function put(batch, plan, loop_id)
   return wish
 end
 
-local function probe(batch, plan)
+-- Run on_stage and selftest in a state that is thrown away. True, or nil, message.
+function stage.probe(generation, plan)
   plan.loop_id, plan.is_probe = 1, true
-  local loop, message = build(C.rille_batch_generation(batch), plan)
+  local loop, message = build(generation, plan)
   plan.is_probe = nil
   if not loop then return nil, message end
   C.rille_loop_free(loop)
@@ -69,12 +70,22 @@ local function fill(batch, plan)
       local wish, message = put(batch, plan, id)
       if not wish then return nil, message end
       if id == 1 and wish >= C.RILLE_WISH_SELFTEST then
-        local ok, text = probe(batch, plan)
+        local ok, text = stage.probe(C.rille_batch_generation(batch), plan)
         if not ok then return nil, text end
       end
     end
   end
   return true
+end
+
+-- For one that failed on that loop: as above, but from what that was built from. True, or false and why not.
+function stage.renew(address, bytes, loop_id, seconds)
+  local batch, plan = pointer("rille_batch *", address), buffer.decode(bytes)
+  plan.is_staged, plan.hooks_until = true, C.rille_now() + seconds * 0.9
+  local ok, wish, message = pcall(put, batch, plan, loop_id)
+  C.rille_batch_release(batch)
+  if not ok then return false, tostring(wish) end
+  return wish and true or false, message
 end
 
 -- Fill the batch, a reference to which is handed over. True, or false and why not.
