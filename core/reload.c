@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LOOK_MS = 20, LOOK_SLOWLY_MS = 200, ROUNDS = 4 };
+enum { LOOK_MS = 20, LOOK_SLOWLY_MS = 200, ROUNDS = 4, MOVES_MAX = 512 };
 
 static const char STOPPING[] = "the server is stopping";
 static const char TOO_LATE[] = "its on_start has not returned";
@@ -332,16 +332,18 @@ static void end_patience(rille_state *state, rille_conn *c) {
   }
 }
 
-/* Hand on what is idle. How many connections, sessions and datagrams there still are. */
-static uint32_t sweep(rille_state *state) {
+/* Hand on what is idle, MOVES_MAX in a turn. How many connections, sessions and datagrams there still are. */
+static uint32_t sweep(rille_state *state, bool *is_cut) {
   rille_loop *loop = state->loop;
-  uint32_t left = 0, slots = state->conn_count > 0 ? loop->slab_count * RILLE_CONN_SLAB : 0;
+  uint32_t left = 0, moves = 0, slots = state->conn_count > 0 ? loop->slab_count * RILLE_CONN_SLAB : 0;
   for (uint32_t slot = 0; slot < slots; slot++) {
     rille_conn *c = rille_conn_at(loop, slot);
     if (!c || c->state != state) continue;
     if (!(c->flags & (RILLE_CONN_SERVED | RILLE_CONN_CLOSING))) continue; /* the script's own */
     left++;
     if (!(c->flags & RILLE_CONN_BUSY) && rille_conn_may_go(c)) {
+      *is_cut = ++moves > MOVES_MAX;
+      if (*is_cut) return left;
       rille_conn_go(c);
       if (c->state != state) left--;
     } else if (rille_reload_is_late(state, c->slot)) {
@@ -364,8 +366,8 @@ static void forget_luggage(const rille_state *state) {
 }
 
 /* How many connections the end waits for. */
-static uint32_t left_of(rille_state *state) {
-  if (!state->change.is_leaving) return sweep(state) + rille_leave_is_expected(state);
+static uint32_t left_of(rille_state *state, bool *is_cut) {
+  if (!state->change.is_leaving) return sweep(state, is_cut) + rille_leave_is_expected(state);
   uint32_t left = rille_leave_sweep(state);
   if (state->loop->clock_ms < state->change.drain_at_ms) return left;
   state->change.handed = left;
@@ -383,7 +385,9 @@ static uint64_t retire(rille_state *state) {
   rille_loop *loop = state->loop;
   if (state->change.drain == RILLE_DRAIN_LEAVE && !state->change.is_leaving) begin_leaving(state);
   if (!state->change.is_ending) {
-    if (left_of(state) > 0) {
+    bool is_cut = false;
+    if (left_of(state, &is_cut) > 0) {
+      if (is_cut) return loop->clock_ms;
       bool is_new = loop->clock_ms < state->change.began_ms + 1000;
       return loop->clock_ms + (is_new ? LOOK_MS : LOOK_SLOWLY_MS);
     }
