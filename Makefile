@@ -145,7 +145,7 @@ RACING_SPECS = spec/loops_spec.lua spec/matrix_spec.lua spec/topic_spec.lua spec
                spec/reload_spec.lua spec/reload_begun_spec.lua spec/reload_canary_spec.lua spec/reload_conf_spec.lua \
                spec/reload_conn_spec.lua spec/reload_ctx_spec.lua spec/reload_leak_spec.lua spec/reload_pool_spec.lua \
                spec/reload_refused_spec.lua spec/reload_slice_spec.lua spec/reload_start_spec.lua spec/reload_status_spec.lua \
-               spec/reload_watch_spec.lua
+               spec/reload_watch_spec.lua spec/mqtt_broker_spec.lua
 RACES = $(sort $(wildcard spec/c/*_race_test.c) $(shell grep -l pthread_create spec/c/*_test.c 2>/dev/null))
 tsan: test-deps
 	@$(MAKE) --no-print-directory build $(TSAN)
@@ -157,22 +157,25 @@ tsan: test-deps
 
 # ---- more of what `make test` does a little of -----------------------------------------------------------------------
 
-# More random inputs beside the models of the decoders of HTTP and of framings: make model [COUNT=1000000] [SEED=1] (a failure names its seed).
+# More random inputs beside the models of the decoders of HTTP, of framings and of MQTT: make model [COUNT=1000000] [SEED=1] (a failure names its seed).
 COUNT ?= 1000000
 model: test-deps build
 	@flock $(BUILD)/lock $(MAKE) --no-print-directory $(C_TOOLS)
 	@COUNT=$(COUNT) SEED=$(SEED) TIMEOUT=$$(($(COUNT) / 5000 + 120)) LUAJIT=$(LUAJIT) .ci/tests \
-	  spec/http_decode_spec.lua spec/codec_model_spec.lua
+	  spec/http_decode_spec.lua spec/codec_model_spec.lua spec/mqtt_fuzz_spec.lua
 
-# Each fuzzer for a while, from its corpus: make fuzz [FUZZ_SECONDS=60]. An input that fails is put among the regressions.
+# Each fuzzer for a while, from its corpus: make fuzz [FUZZ_SECONDS=60]. An input that fails is put among the regressions. What is decoded in Lua
+# has its own: bad packets of MQTT, alone and sent to a broker.
 FUZZ_SECONDS ?= 60
 FUZZERS       = http_head http_chunk codec_length_field codec_netstring codec_resp proxy_head dns_message
 fuzz:
-	@.ci/deps fuzz
+	@.ci/deps run test fuzz
 	@$(MAKE) --no-print-directory $(FUZZERS:%=build/fuzz/%)
 	@for f in $(FUZZERS); do mkdir -p build/fuzz/corpus/$$f && \
 	  build/fuzz/$$f -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -dict=spec/fuzz/http.dict -print_final_stats=1 \
 	    -artifact_prefix=spec/fuzz/regress/$$f/ build/fuzz/corpus/$$f spec/fuzz/corpus/$$f spec/fuzz/regress/$$f || exit; done
+	@$(MAKE) --no-print-directory build
+	@COUNT=$$(($(FUZZ_SECONDS) * 3000)) SEED=$(SEED) TIMEOUT=$$(($(FUZZ_SECONDS) * 10 + 120)) LUAJIT=$(LUAJIT) .ci/tests spec/mqtt_fuzz_spec.lua
 
 build/fuzz/http_%: FUZZED = core/http_head.c core/http_chunk.c core/http_target.c
 build/fuzz/proxy_head: FUZZED = core/proxy_head.c core/checksum.c core/peer.c

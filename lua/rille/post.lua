@@ -56,7 +56,7 @@ script.on_error(run, "a posted call", function() end)
 function post.receive()
   local bytes = C.rille_post_take(state.handle, size_box)
   if bytes == nil then return end
-  task.start_later(run, buffer.decode(ffi.string(bytes, size_box[0])))
+  return task.call(run, buffer.decode(ffi.string(bytes, size_box[0])))
 end
 
 -- ---- connections -----------------------------------------------------------------------------------------------
