@@ -142,7 +142,8 @@ RACING_SPECS = spec/loops_spec.lua spec/matrix_spec.lua spec/topic_spec.lua spec
                spec/udp_spec.lua spec/udp_session_spec.lua spec/reload_udp_spec.lua spec/conn_move_spec.lua spec/close_race_spec.lua \
                spec/stream_spec.lua spec/offload_spec.lua spec/http/offload_spec.lua spec/fs_spec.lua spec/process_spec.lua spec/http/cold_file_spec.lua \
                spec/status_spec.lua spec/metric_spec.lua spec/leaks_spec.lua spec/chunk_spec.lua spec/reload_spec.lua \
-               spec/reload_pool_spec.lua spec/reload_status_spec.lua spec/reload_conf_spec.lua spec/bind_spec.lua
+               spec/reload_pool_spec.lua spec/reload_status_spec.lua spec/reload_conf_spec.lua spec/bind_spec.lua \
+               spec/tls_offload_spec.lua spec/tls_resume_spec.lua
 RACES = $(sort $(wildcard spec/c/*_race_test.c) $(shell grep -l pthread_create spec/c/*_test.c 2>/dev/null))
 tsan: test-deps
 	@$(MAKE) --no-print-directory build $(TSAN)
@@ -181,7 +182,7 @@ build/fuzz/%: spec/fuzz/%_fuzz.c $(wildcard core/*.[ch] spec/*/*.h)
 
 # ---- bench and lint -------------------------------------------------------------------------------------------------
 
-bench: deps build $(addprefix build/bench/,echo client http http_client fanout fanout_client connects_client udp tail_client table.so)
+bench: deps build $(addprefix build/bench/,echo client http http_client fanout fanout_client connects_client udp tail_client tls_client table.so)
 	@LUA_PATH="lua/?.lua;lua/?/init.lua;;" $(LUAJIT) bench/run.lua $(BENCH)
 
 # A server treated as badly as TCP allows: make torture [SECONDS=20] [SEED=1] (a failure names its seed). Then so many rounds of each race of
@@ -196,13 +197,15 @@ build/bench/echo build/bench/http: build/bench/%: bench/baseline/%.c bench/basel
 build/bench/client build/bench/http_client build/bench/fanout_client build/bench/connects_client build/bench/tail_client: build/bench/%: bench/%.c bench/load.c bench/load.h
 build/bench/fanout: bench/baseline/fanout.c bench/baseline/serve.h
 build/bench/udp: bench/baseline/udp.c
+build/bench/tls_client: bench/tls_client.c bench/load.c bench/load.h
+build/bench/tls_client: BENCH_LIBS = $(LIBS)
 build/bench/torture: bench/torture.c
 build/bench/pump: bench/baseline/pump.c
 build/bench/table.so: bench/baseline/table.c
 build/bench/table.so: SHARED = -fPIC -shared
 build/bench/%:
 	@mkdir -p $(@D)
-	$(Q)$(CC) -std=c11 -D_GNU_SOURCE -pthread -Wall -Wextra -O2 -g $(SHARED) $(filter %.c,$^) -lm -o $@
+	$(Q)$(CC) -std=c11 -D_GNU_SOURCE -pthread -Wall -Wextra -O2 -g $(SHARED) $(filter %.c,$^) $(BENCH_LIBS) -lm -o $@
 
 # Other versions format otherwise and find other things: `make lint LLVM=` takes the system's default.
 LLVM    ?= -14

@@ -136,6 +136,14 @@ local function tail_text(one)
       b.p99_us, spread(one.client_ratio))
 end
 
+local function tls_text(result, settings, name)
+  local unit = result.kind == "bulk" and { "MiB", "MiB" } or { "hs", "handshake" }
+  local title = ("tls %s, %s; the baseline is nginx"):format(result.key, result.case)
+  local text = comparison_text(title, unit, result, settings, name)
+  return text .. ("  %s of a second on a CPU, beside nginx: %.2f times\n"):format(result.kind == "bulk" and "bytes" or "handshakes",
+    1 / result.ratio.cpu.median)
+end
+
 local function loops_text(result)
   local parts = { ("loops, %s, %d windows; on every core\n"):format(result.case, result.rounds) }
   for _, one in ipairs(result.loops) do
@@ -173,6 +181,7 @@ function report.text(document)
   end
   if document.dict then parts[#parts + 1] = dict_text(document.dict) end
   if document.tail then parts[#parts + 1] = tail_text(document.tail) end
+  for _, result in ipairs(document.tls or {}) do parts[#parts + 1] = tls_text(result, document.settings, name) .. "\n" end
   return table.concat(parts)
 end
 
