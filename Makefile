@@ -145,7 +145,7 @@ RACING_SPECS = spec/loops_spec.lua spec/matrix_spec.lua spec/topic_spec.lua spec
                spec/reload_spec.lua spec/reload_begun_spec.lua spec/reload_canary_spec.lua spec/reload_conf_spec.lua \
                spec/reload_conn_spec.lua spec/reload_ctx_spec.lua spec/reload_leak_spec.lua spec/reload_pool_spec.lua \
                spec/reload_refused_spec.lua spec/reload_slice_spec.lua spec/reload_start_spec.lua spec/reload_status_spec.lua \
-               spec/reload_watch_spec.lua spec/mqtt_broker_spec.lua
+               spec/reload_watch_spec.lua spec/mqtt_broker_spec.lua spec/tls_offload_spec.lua spec/tls_resume_spec.lua
 RACES = $(sort $(wildcard spec/c/*_race_test.c) $(shell grep -l pthread_create spec/c/*_test.c 2>/dev/null))
 tsan: test-deps
 	@$(MAKE) --no-print-directory build $(TSAN)
@@ -189,7 +189,7 @@ build/fuzz/%: spec/fuzz/%_fuzz.c $(wildcard core/*.[ch] spec/*/*.h)
 # ---- bench and lint -------------------------------------------------------------------------------------------------
 
 # loads that share load.c
-BENCH_LOADS = client connects_client fanout_client http_client reload_client rpc_client tail_client
+BENCH_LOADS = client connects_client fanout_client http_client reload_client rpc_client tail_client tls_client
 
 bench: deps build $(addprefix build/bench/,$(BENCH_LOADS) echo http fanout udp table.so)
 	$(if $(findstring dns,$(BENCH)),@.ci/deps bench)
@@ -207,13 +207,14 @@ build/bench/echo build/bench/http: build/bench/%: bench/baseline/%.c bench/basel
 $(addprefix build/bench/,$(BENCH_LOADS)): build/bench/%: bench/%.c bench/load.c bench/load.h
 build/bench/fanout: bench/baseline/fanout.c bench/baseline/serve.h
 build/bench/udp: bench/baseline/udp.c
+build/bench/tls_client: BENCH_LIBS = $(LIBS)
 build/bench/torture: bench/torture.c
 build/bench/pump: bench/baseline/pump.c
 build/bench/table.so: bench/baseline/table.c
 build/bench/table.so: SHARED = -fPIC -shared
 build/bench/%:
 	@mkdir -p $(@D)
-	$(Q)$(CC) -std=c11 -D_GNU_SOURCE -pthread -Wall -Wextra -O2 -g $(SHARED) $(filter %.c,$^) -lm -o $@
+	$(Q)$(CC) -std=c11 -D_GNU_SOURCE -pthread -Wall -Wextra -O2 -g $(SHARED) $(filter %.c,$^) $(BENCH_LIBS) -lm -o $@
 
 # Other versions format otherwise and find other things: `make lint LLVM=` takes the system's default.
 LLVM    ?= -14

@@ -170,6 +170,14 @@ local function dns_text(one)
   return table.concat(parts) .. ("  rille/dnsmasq: answers a CPU second %s\n"):format(spread(one.ratio))
 end
 
+local function tls_text(result, settings, name)
+  local unit = result.kind == "bulk" and { "MiB", "MiB" } or { "hs", "handshake" }
+  local title = ("tls %s, %s; the baseline is nginx"):format(result.key, result.case)
+  local text = comparison_text(title, unit, result, settings, name)
+  return text .. ("  %s of a second on a CPU, beside nginx: %.2f times\n"):format(result.kind == "bulk" and "bytes" or "handshakes",
+    1 / result.ratio.cpu.median)
+end
+
 local function loops_text(result)
   local parts = { ("loops, %s, %d windows; on every core\n"):format(result.case, result.rounds) }
   for _, one in ipairs(result.loops) do
@@ -212,6 +220,7 @@ function report.text(document)
   if document.tail then parts[#parts + 1] = tail_text(document.tail) end
   if document.reload then parts[#parts + 1] = reload_text(document.reload) end
   if document.dns then parts[#parts + 1] = dns_text(document.dns) end
+  for _, result in ipairs(document.tls or {}) do parts[#parts + 1] = tls_text(result, document.settings, name) .. "\n" end
   return table.concat(parts)
 end
 

@@ -17,6 +17,7 @@ local reload = require "bench.reload"
 local report = require "bench.report"
 local rpc = require "bench.rpc"
 local tail = require "bench.tail"
+local tls = require "bench.tls"
 local udp = require "bench.udp"
 local usage = require "bench.usage"
 
@@ -34,7 +35,7 @@ local PARTS = {
   "tail",
   "reload",
 }
-local WITH_PEERS = { "dns" } -- left out unless they are named: they need programs that .ci/deps installs for that
+local WITH_PEERS = { "dns", "tls" } -- left out unless they are named: they need other servers
 local OF_OTHERS = { echo = true, http = true, idle = true, dict = true }
 local PROGRAMS = {
   "client",
@@ -48,6 +49,7 @@ local PROGRAMS = {
   "rpc_client",
   "table.so",
   "tail_client",
+  "tls_client",
   "udp",
 }
 local CASES = {} -- the same list that --only http stands for
@@ -177,6 +179,7 @@ local function measure(options, settings)
     tail = parts.tail and tail.measure(settings, progress) or nil,
     reload = parts.reload and reload.measure(settings, progress) or nil,
     dns = parts.dns and dns.measure(settings, progress) or nil,
+    tls = parts.tls and tls.measure(settings, name, progress) or nil,
   }
 end
 

@@ -404,7 +404,8 @@ bool rille_conn_stop(rille_conn *c, bool force) {
   }
   if (rille_proxied_is_awaited(c)) return true; /* it was accepted, and has its time */
   if (!(c->flags & (RILLE_CONN_SERVED | RILLE_CONN_CLOSING))) return false;
-  if (c->rare->tls && c->rare->tls->is_shaking && (c->rare->tls->ssl || c->tasks > 0 || has_unread_input(c)))
+  if (c->rare->tls && c->rare->tls->is_shaking &&
+      (c->rare->tls->line || c->rare->tls->job || c->tasks > 0 || has_unread_input(c)))
     return true; /* bounded by its time-out */
   if (c->rare->tls && c->rare->tls->is_shaking && !(c->flags & RILLE_CONN_CLOSING)) {
     c->reason = RILLE_ERR_SHUTDOWN;

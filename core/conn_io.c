@@ -473,12 +473,18 @@ static void apply_interest(rille_conn *c) {
   c->interest = interest;
 }
 
+static void take_rest(rille_conn *c) {
+  rille_way *drain = c->rare->part ? c->rare->part->drain : NULL;
+  if (!drain) receive(c, false, false);
+  else if (rille_way_wants(drain)) rille_way_run(drain); /* else it is told when it does */
+}
+
 /* What TLS holds: epoll does not know of it. Of one that has been read in this turn it waits for the next. */
 static void receive_rest(rille_conn *c) {
   enum { HELD = RILLE_CONN_FULL | RILLE_CONN_PAUSED | RILLE_CONN_EOF | RILLE_CONN_LINGERING };
   if (c->fd < 0 || c->error || c->flags & HELD) return;
   if (c->rare->tls->read_turn == (uint32_t)c->loop->turn) rille_conn_mark_dirty(c);
-  else receive(c, false, false);
+  else take_rest(c);
 }
 
 void rille_conn_tidy(rille_conn *c) {

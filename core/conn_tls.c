@@ -1,18 +1,15 @@
 /*
  * conn_tls: TLS between a connection's socket and its LinkBuffers: what is received is decrypted straight into room of the input, what is sent
  * is encrypted from the output's own blocks. Loop thread.
- *
- * OpenSSL works on the socket through a BIO of ours: system calls without a signal, and first whatever was received before TLS began. With
- * kTLS it is OpenSSL's own, which alone tells the kernel the keys.
  */
 #include "conn_tls.h"
 
 #include "listener.h"
 #include "log.h"
 #include "loop.h"
+#include "pump.h"
 #include "topic.h"
 
-#include <openssl/bio.h>
 #include <openssl/err.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -20,92 +17,6 @@
 #include <sys/socket.h>
 
 enum { RECORD = 16384, PIECE_WORTH = 8192 /* a piece of so many bytes is not copied to be joined with the next */ };
-
-/* ---- the socket as OpenSSL sees it ----------------------------------------------------------------------------- */
-
-static int bio_read(BIO *bio, char *to, size_t size, size_t *got) {
-  rille_conn_tls *t = BIO_get_data(bio);
-  BIO_clear_retry_flags(bio);
-  size_t left = t->before_size - t->before_at;
-  if (left > 0) {
-    *got = size < left ? size : left;
-    memcpy(to, t->before + t->before_at, *got);
-    t->before_at += *got;
-    return 1;
-  }
-  ssize_t n;
-  do n = recv(t->conn->fd, to, size, 0);
-  while (n < 0 && errno == EINTR);
-  if (n > 0) {
-    *got = (size_t)n;
-    return 1;
-  }
-  if (n == 0) t->is_ended = true;
-  else if (errno == EAGAIN) BIO_set_retry_read(bio);
-  else t->error_number = errno;
-  return 0;
-}
-
-static int bio_write(BIO *bio, const char *from, size_t size, size_t *sent) {
-  rille_conn_tls *t = BIO_get_data(bio);
-  BIO_clear_retry_flags(bio);
-  ssize_t n;
-  do n = send(t->conn->fd, from, size, MSG_NOSIGNAL);
-  while (n < 0 && errno == EINTR);
-  if (n >= 0) {
-    *sent = (size_t)n;
-    return 1;
-  }
-  if (errno == EAGAIN) BIO_set_retry_write(bio);
-  else t->error_number = errno;
-  return 0;
-}
-
-static long bio_ctrl(BIO *bio, int command, long number, void *pointer) {
-  (void)number, (void)pointer;
-  const rille_conn_tls *t = BIO_get_data(bio);
-  if (command == BIO_CTRL_EOF) return t->is_ended;
-  return command == BIO_CTRL_FLUSH;
-}
-
-static BIO_METHOD *method;
-static pthread_once_t method_once = PTHREAD_ONCE_INIT;
-
-static void make_method(void) {
-  BIO_METHOD *made = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "rille connection");
-  if (!made) return;
-  BIO_meth_set_read_ex(made, bio_read);
-  BIO_meth_set_write_ex(made, bio_write);
-  BIO_meth_set_ctrl(made, bio_ctrl);
-  method = made;
-}
-
-static BIO *make_bio(rille_conn_tls *t) {
-  if (t->tls->has_ktls && t->before_size == 0) return BIO_new_socket(t->conn->fd, BIO_NOCLOSE);
-  pthread_once(&method_once, make_method);
-  BIO *bio = method ? BIO_new(method) : NULL;
-  if (!bio) return NULL;
-  BIO_set_data(bio, t);
-  BIO_set_init(bio, 1);
-  return bio;
-}
-
-/* With the first byte of the peer, so that who says nothing costs nothing. */
-static bool make_ssl(rille_conn_tls *t) {
-  ERR_clear_error();
-  SSL *ssl = rille_tls_open(t->tls);
-  BIO *bio = ssl ? make_bio(t) : NULL;
-  if (!bio) {
-    SSL_free(ssl);
-    return false;
-  }
-  SSL_set_bio(ssl, bio, bio);
-  SSL_set_app_data(ssl, t);
-  if (t->tls->is_server) SSL_set_accept_state(ssl);
-  else SSL_set_connect_state(ssl);
-  t->ssl = ssl;
-  return t->tls->is_server || rille_conn_tls_aim(t);
-}
 
 /* ---- life ------------------------------------------------------------------------------------------------------ */
 
@@ -127,17 +38,43 @@ bool rille_conn_tls_accept(rille_conn *c) {
   return begin(c, c->service->tls, c->service->timeouts.handshake_ms) != NULL;
 }
 
+static void tell(rille_conn *c) {
+  rille_conn_tls *t = c->rare->tls;
+  if (t->is_awaited) rille_state_emit(c->state, RILLE_EVENT_TLS, c->slot, RILLE_TLS_OVER);
+  t->is_awaited = false;
+}
+
+static bool waits_for_open(const rille_conn *c) {
+  return c->flags & RILLE_CONN_OPENING && !(c->service->hooks & RILLE_HOOK_PREPARE) && !c->rare->tls->is_awaited;
+}
+
+/* It is over without success: for a worker that has a step of it, and for the task that waits for it. */
+static void end_handshake(rille_conn *c, int err) {
+  rille_conn_tls *t = c->rare->tls;
+  t->failure = err;
+  t->is_dead = true;
+  t->is_shaking = t->is_asking = t->wants_write = false;
+  rille_tls_abandon(t);
+  if (waits_for_open(c)) c->flags &= ~(uint32_t)RILLE_CONN_OPENING; /* on_connect is not called */
+  tell(c);
+}
+
 void rille_conn_tls_leave_socket(rille_conn *c) {
-  SSL_free(c->rare->tls->ssl);
-  c->rare->tls->ssl = NULL;
-  c->rare->tls->is_dead = true;
-  c->rare->tls->has_more = false;
+  rille_conn_tls *t = c->rare->tls;
+  if (t->is_shaking) end_handshake(c, c->reason ? c->reason : RILLE_ERR_CLOSED);
+  rille_tls_line_free(t->line);
+  t->line = NULL;
+  t->ssl = NULL;
+  t->is_dead = true;
+  t->has_more = false;
 }
 
 void rille_conn_tls_free(rille_conn_tls *t) {
-  SSL_free(t->ssl);
+  rille_tls_abandon(t);
+  rille_tls_line_free(t->line);
   if (t->chosen) rille_tls_release(t->chosen);
   rille_tls_release(t->tls);
+  free(t->key);
   free(t->before);
   free(t);
 }
@@ -153,18 +90,20 @@ static int take_input(rille_conn *c, rille_conn_tls *t) {
   return rille_linkbuffer_skip(c->in, (double)size);
 }
 
-int rille_conn_starttls(rille_conn *c, rille_tls *tls, const char *name, double timeout_ms) {
+int rille_conn_starttls(rille_conn *c, rille_tls *tls, const char *name, const char *origin, double timeout_ms) {
   enum { OVER = RILLE_CONN_CLOSING | RILLE_CONN_SHUT | RILLE_CONN_BROKEN | RILLE_CONN_FINISHED | RILLE_CONN_EOF };
   if (c->fd < 0 || c->error || c->flags & OVER) return RILLE_ERR_CLOSED;
   if (c->rare->tls) return RILLE_ERR_EXISTS;
   if (!(c->flags & RILLE_CONN_SOCKET)) return RILLE_ERR_NOT_SUPPORTED;
   if (c->is_http || c->flags & RILLE_CONN_READER || rille_conn_output_len(c) > 0) return RILLE_ERR_BUSY;
+  if (c->rare->part && c->rare->part->feed) return RILLE_ERR_BUSY; /* a pump's bytes would go out as they are */
   enum { BEFORE_MAX = 64 << 10 };
   if (rille_conn_input_len(c) > BEFORE_MAX) return RILLE_ERR_TOO_LARGE;
   if (strlen(name) > RILLE_TLS_NAME_MAX || !(timeout_ms >= 0)) return RILLE_ERR_INVALID;
   rille_conn_tls *t = begin(c, tls, timeout_ms < (double)INT32_MAX ? (uint32_t)timeout_ms : INT32_MAX);
   if (!t) return RILLE_ERR_NO_MEMORY;
   if (!tls->is_server) memcpy(t->name, name, strlen(name) + 1);
+  t->key = rille_tls_session_key(tls, name, origin);
   int err = take_input(c, t);
   if (err) {
     c->rare->tls = NULL;
@@ -180,16 +119,6 @@ int rille_conn_starttls(rille_conn *c, rille_tls *tls, const char *name, double 
 
 /* ---- the handshake --------------------------------------------------------------------------------------------- */
 
-static void tell(rille_conn *c) {
-  rille_conn_tls *t = c->rare->tls;
-  if (t->is_awaited) rille_state_emit(c->state, RILLE_EVENT_TLS, c->slot, RILLE_TLS_OVER);
-  t->is_awaited = false;
-}
-
-static bool waits_for_open(const rille_conn *c) {
-  return c->flags & RILLE_CONN_OPENING && !(c->service->hooks & RILLE_HOOK_PREPARE) && !c->rare->tls->is_awaited;
-}
-
 void rille_conn_tls_fail(rille_conn *c, int err, const char *why) {
   rille_conn_tls *t = c->rare->tls;
   char peer[64];
@@ -197,11 +126,8 @@ void rille_conn_tls_fail(rille_conn *c, int err, const char *why) {
   rille_log_context context = {.label = c->state->label, .conn = rille_conn_id(c), .loop = c->loop->id};
   RILLE_LOG_FOR(RILLE_LOG_INFO, &context, "TLS handshake with %s failed: %s", peer, why);
   snprintf(t->text, sizeof t->text, "%s", why);
-  t->failure = err;
-  t->is_dead = true;
-  t->is_shaking = t->is_asking = t->wants_write = false;
-  if (waits_for_open(c)) c->flags &= ~(uint32_t)RILLE_CONN_OPENING; /* on_connect is not called */
-  tell(c);
+  if (t->line && t->line->key) rille_tls_session_forget(t->tls, t->line->key);
+  end_handshake(c, err);
   c->flags |= RILLE_CONN_BROKEN;
   rille_conn_give_output(c);
   rille_conn_wake_writers(c);
@@ -210,21 +136,23 @@ void rille_conn_tls_fail(rille_conn *c, int err, const char *why) {
   rille_conn_mark_dirty(c); /* the script may have closed it before */
 }
 
+/* Something was received that OpenSSL has not taken. */
+static bool has_before(const rille_conn_tls *t) { return t->line->before_at < t->line->before_size; }
+
 static void opened(rille_conn *c) {
   rille_conn_tls *t = c->rare->tls;
+  rille_tls_line *line = t->line;
   t->is_shaking = t->wants_write = false;
-  free(t->before);
-  size_t left = t->before_size - t->before_at;
-  t->before = NULL;
-  t->before_size = t->before_at = 0;
-  if (left > 0) { /* it was more than the handshake: nobody can say by now what it is */
+  bool is_left = has_before(t);
+  if (is_left && !line->is_filled) { /* it was more than the handshake: nobody can say by now what it is */
     rille_conn_tls_fail(c, RILLE_ERR_HANDSHAKE, "bytes that came before it were not part of it");
     return;
   }
+  if (!is_left) rille_tls_line_spend(line);
   c->read_ms = c->written_ms = c->loop->now_ms;
   if (waits_for_open(c)) rille_state_emit(c->state, RILLE_EVENT_OPEN, c->slot, 0);
   tell(c);
-  t->has_more = SSL_has_pending(t->ssl);
+  t->has_more = has_before(t) || SSL_has_pending(t->ssl);
   rille_conn_mark_dirty(c); /* output may wait, and other events are of interest */
 }
 
@@ -243,9 +171,9 @@ static void answer_http(const rille_conn *c) {
   (void)send(c->fd, answer, sizeof answer - 1, MSG_NOSIGNAL);
 }
 
-static void explain(rille_conn *c) {
+/* The first and the last of OpenSSL's errors. */
+static void explain(rille_conn *c, unsigned long error, unsigned long last) {
   rille_conn_tls *t = c->rare->tls;
-  unsigned long error = ERR_peek_error();
   int reason = ERR_GET_LIB(error) == ERR_LIB_SSL ? ERR_GET_REASON(error) : 0;
   long verdict = SSL_get_verify_result(t->ssl);
   if (reason == SSL_R_CERTIFICATE_VERIFY_FAILED) {
@@ -261,18 +189,51 @@ static void explain(rille_conn *c) {
   } else if (t->is_ended || reason == SSL_R_UNEXPECTED_EOF_WHILE_READING) {
     rille_conn_tls_fail(c, RILLE_ERR_CLOSED, "the peer has closed the connection");
   } else {
-    rille_conn_tls_fail(c, RILLE_ERR_HANDSHAKE, t->is_refused ? "no certificate for this name" : rille_tls_reason());
+    rille_conn_tls_fail(c, RILLE_ERR_HANDSHAKE,
+                        t->is_refused ? "no certificate for this name" : rille_tls_reason(last));
   }
+}
+
+/* With the first byte of the peer, so that who says nothing costs nothing. */
+static bool begin_line(rille_conn_tls *t) {
+  t->line = rille_tls_line_new(t);
+  t->ssl = t->line ? t->line->ssl : NULL;
+  return t->line && (t->tls->is_server || rille_conn_tls_aim(t));
+}
+
+/* A worker goes on with it. */
+static void send_away(rille_conn *c) {
+  int err = rille_tls_send_away(c);
+  if (err) rille_conn_tls_fail(c, err, err == RILLE_ERR_FULL ? "too many wait for a worker" : rille_err_text(err));
+  else rille_conn_mark_dirty(c); /* nothing is read meanwhile */
+}
+
+/* What a worker made comes first. False: the socket takes no more now, or it failed. */
+static bool has_sent(rille_conn *c) {
+  rille_conn_tls *t = c->rare->tls;
+  int err = rille_tls_line_flush(t->line);
+  if (err == RILLE_OK) return true;
+  t->wants_write = err == RILLE_PARK;
+  if (t->wants_write) rille_conn_mark_dirty(c);
+  else explain(c, 0, 0);
+  return false;
 }
 
 void rille_conn_tls_shake(rille_conn *c) {
   rille_conn_tls *t = c->rare->tls;
-  if (!t->ssl && !make_ssl(t)) {
+  if (!t->line && !begin_line(t)) {
     rille_conn_tls_fail(c, RILLE_ERR_NO_MEMORY, "no memory");
     return;
   }
   ERR_clear_error();
-  t->wants_write = false;
+  t->wants_write = t->is_chosen = false;
+  if (!has_sent(c)) return;
+  if (rille_tls_goes_away(t)) {
+    int waiting = rille_tls_line_fill(t->line);
+    if (waiting == 0) rille_conn_mark_dirty(c);
+    else if (waiting > 0) send_away(c);
+    if (waiting >= 0) return;
+  }
   int rc = SSL_do_handshake(t->ssl);
   if (rc == 1) {
     opened(c);
@@ -281,10 +242,24 @@ void rille_conn_tls_shake(rille_conn *c) {
   switch (SSL_get_error(t->ssl, rc)) {
   case SSL_ERROR_WANT_READ: break;
   case SSL_ERROR_WANT_WRITE: t->wants_write = true; break;
-  case SSL_ERROR_WANT_CLIENT_HELLO_CB: ask(c); break;
-  default: explain(c); return;
+  case SSL_ERROR_WANT_CLIENT_HELLO_CB:
+    if (t->is_chosen) send_away(c);
+    else ask(c);
+    break;
+  default: explain(c, ERR_peek_error(), ERR_peek_last_error()); return;
   }
   rille_conn_mark_dirty(c); /* for what epoll is to look for */
+}
+
+void rille_conn_tls_go_on(rille_conn *c) {
+  rille_conn_tls *t = c->rare->tls;
+  const rille_tls_line *line = t->line;
+  if (line->result == 1 || line->why == SSL_ERROR_WANT_READ) {
+    rille_conn_tls_shake(c);
+    return;
+  }
+  (void)rille_tls_line_flush(t->line); /* the alert */
+  explain(c, line->first_error, line->last_error);
 }
 
 int rille_conn_tls_result(rille_conn *c) {
@@ -302,7 +277,7 @@ const char *rille_conn_tls_failure(const rille_conn *c) { return c->rare->tls ? 
 uint32_t rille_conn_tls_events(rille_conn *c, uint32_t events) {
   rille_conn_tls *t = c->rare->tls;
   if (t->is_shaking) {
-    if (!t->is_asking) rille_conn_tls_shake(c);
+    if (!t->is_asking && !t->job) rille_conn_tls_shake(c);
     else if (events & (EPOLLHUP | EPOLLERR)) rille_conn_tls_fail(c, RILLE_ERR_RESET, "the peer has gone");
     return 0;
   }
@@ -320,7 +295,7 @@ uint32_t rille_conn_tls_events(rille_conn *c, uint32_t events) {
 
 uint8_t rille_conn_tls_interest(const rille_conn *c, uint8_t interest) {
   const rille_conn_tls *t = c->rare->tls;
-  if (t->is_shaking) return t->is_asking ? 0 : t->wants_write ? EPOLLOUT : EPOLLIN;
+  if (t->is_shaking) return t->is_asking || t->job ? 0 : t->wants_write ? EPOLLOUT : EPOLLIN;
   if (t->wants_write) interest |= EPOLLOUT;
   if (t->write_wants_read) interest &= (uint8_t)~EPOLLOUT;
   return interest;
@@ -336,9 +311,11 @@ static void lose(rille_conn *c) {
   bool is_cut = t->is_ended || ERR_GET_REASON(error) == SSL_R_UNEXPECTED_EOF_WHILE_READING;
   if (!t->error_number && !is_cut) {
     rille_log_context context = {.label = c->state->label, .conn = rille_conn_id(c), .loop = c->loop->id};
-    RILLE_LOG_FOR(RILLE_LOG_INFO, &context, "TLS: what the peer sent is damaged: %s", rille_tls_reason());
+    RILLE_LOG_FOR(RILLE_LOG_INFO, &context, "TLS: what the peer sent is damaged: %s",
+                  rille_tls_reason(ERR_peek_last_error()));
   }
-  if (!t->error_number) t->error_number = ECONNRESET; /* an end without close_notify may be an attacker's */
+  /* an end without close_notify may be an attacker's; that OpenSSL could not complain of it to the peer says nothing */
+  if (is_cut || !t->error_number) t->error_number = ECONNRESET;
 }
 
 /* False: no more for now, and errno says why; 0 is the peer's close_notify. */
@@ -387,7 +364,7 @@ ssize_t rille_conn_tls_read(rille_conn *c, const struct iovec *areas, int count)
       }
     }
   }
-  if (!t->is_dead && SSL_pending(t->ssl) > 0) t->has_more = true;
+  if (!t->is_dead && (SSL_pending(t->ssl) > 0 || has_before(t))) t->has_more = true;
   if (is_on && SSL_has_pending(t->ssl)) t->has_more = true;
   if (t->has_more) {
     t->read_turn = (uint32_t)c->loop->turn;

@@ -10,12 +10,12 @@
 
 struct iovec;
 
-typedef struct rille_conn_tls rille_conn_tls;
-
 /* It was accepted where TLS begins with the first byte. False: no memory. */
 bool rille_conn_tls_accept(rille_conn *c);
 /* One step of the handshake. */
 void rille_conn_tls_shake(rille_conn *c);
+/* A worker has taken one. */
+void rille_conn_tls_go_on(rille_conn *c);
 /* The handshake is over without success; the connection closes. */
 void rille_conn_tls_fail(rille_conn *c, int err, const char *why);
 /* What is left of epoll's events for the connection, 0: nothing. */
@@ -28,6 +28,8 @@ ssize_t rille_conn_tls_read(rille_conn *c, const struct iovec *areas, int count)
 ssize_t rille_conn_tls_write(rille_conn *c, size_t size);
 /* Send close_notify. False: the socket takes nothing at the moment, try again. */
 bool rille_conn_tls_goodbye(rille_conn *c);
+/* What goes to the socket as it is, the kernel encrypts. */
+bool rille_conn_tls_is_kernels(const rille_conn *c);
 /* The socket is about to be closed. */
 void rille_conn_tls_leave_socket(rille_conn *c);
 void rille_conn_tls_free(rille_conn_tls *t);

@@ -4,6 +4,7 @@
 #include "io.h"
 
 #include "linkbuffer.h"
+#include "tls.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +26,7 @@ void rille_io_free(rille_io *io) {
   if (io->buffer) rille_linkbuffer_free(io->buffer);
   if (io->block) rille_block_release(io->block);
   if (io->spawn) rille_spawn_free(io->spawn);
+  rille_tls_line_free(io->line);
   free(io->path);
   free(io->other);
   free(io);
@@ -82,7 +84,8 @@ int rille_io_fail(rille_io *io, const char *what, int error_number) {
 }
 
 void rille_io_run(rille_io *io) {
-  if (io->spawn) rille_spawn_run(io->spawn, &io->result);
+  if (io->line) rille_tls_line_run(io->line);
+  else if (io->spawn) rille_spawn_run(io->spawn, &io->result);
   else if (io->op <= RILLE_IO_CLOSE) io->result.err = rille_file_run(io);
   else io->result.err = rille_fs_run(io);
   if (io->buffer) rille_linkbuffer_free(io->buffer); /* the blocks go back as soon as they can */

@@ -32,8 +32,9 @@ typedef struct rille_io {
   rille_file *file;   /* a reference; of OPEN the result */
   char *path, *other; /* owned */
   double a, b;
-  rille_linkbuffer *buffer;  /* owned: what is written */
-  struct rille_spawn *spawn; /* owned */
+  rille_linkbuffer *buffer;    /* owned: what is written */
+  struct rille_spawn *spawn;   /* owned */
+  struct rille_tls_line *line; /* owned; a step of a handshake, see tls_away.c: no Lua state hears of it */
 
   rille_io_result result;
   rille_block *block; /* owned: what was read, result.size bytes of it */

@@ -7,6 +7,7 @@
 #include "io.h"
 #include "log.h"
 #include "loop.h"
+#include "tls.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -135,6 +136,10 @@ static void lose(rille_job *job) {
 
 static void deliver(rille_loop *loop, const rille_message *m) {
   rille_job *job = m->what;
+  if (job->io && job->io->line) {
+    rille_tls_come_back(loop, job);
+    return;
+  }
   rille_state *state = rille_loop_state(loop, job->state); /* NULL: what took its place does not know the job */
   if (!state || !rille_state_emit(state, RILLE_EVENT_JOB, 0, 0)) {
     lose(job);

@@ -7,6 +7,7 @@
 #include "pump.h"
 
 #include "codec.h"
+#include "conn_tls.h"
 #include "loop.h"
 #include "shaper.h"
 
@@ -26,12 +27,13 @@ enum {
 
 static const rille_duct no_pipe = {.read = -1, .write = -1};
 
-bool rille_conn_is_plain(const rille_conn *c) {
-  return c->flags & RILLE_CONN_SOCKET && !c->rare->tls && !(c->flags & (RILLE_CONN_SHAPED | RILLE_CONN_TRACE));
+bool rille_conn_sends_plain(const rille_conn *c) {
+  return c->flags & RILLE_CONN_SOCKET && !(c->flags & (RILLE_CONN_SHAPED | RILLE_CONN_TRACE)) &&
+         (!c->rare->tls || rille_conn_tls_is_kernels(c));
 }
 
 static bool is_spliced(const rille_way *way) {
-  return !way->copies && rille_conn_is_plain(way->from) && rille_conn_is_plain(way->to);
+  return !way->copies && !way->from->rare->tls && rille_conn_sends_plain(way->from) && rille_conn_sends_plain(way->to);
 }
 
 bool rille_way_wants(const rille_way *way) {
@@ -87,7 +89,7 @@ static void cut(struct iovec areas[2], int *count, size_t size) {
   else if (areas[1].iov_len > size - areas[0].iov_len) areas[1].iov_len = size - areas[0].iov_len;
 }
 
-/* From the descriptor to the output of the other: how many bytes, 0: none now, or no more. */
+/* From the descriptor, or out of TLS, to the output of the other: how many bytes, 0: none now, or no more. */
 static size_t copy(rille_way *way) {
   rille_conn *from = way->from;
   size_t most = share(way, COPY_PIECE);
@@ -106,7 +108,7 @@ static size_t copy(rille_way *way) {
   }
   cut(areas, &count, most);
   ssize_t got;
-  do got = readv(from->fd, areas, count);
+  do got = from->rare->tls ? rille_conn_tls_read(from, areas, count) : readv(from->fd, areas, count);
   while (got < 0 && errno == EINTR);
   int error_number = got < 0 ? errno : 0;
   rille_linkbuffer_commit(out, got > 0 ? (size_t)got : 0);
@@ -301,8 +303,11 @@ static rille_part *part_of(rille_conn *c) {
   return rare ? rare->part : NULL;
 }
 
+static bool is_shaking(const rille_conn *c) { return c->rare->tls && c->rare->tls->is_shaking; }
+
 static int check_way(const rille_conn *from, const rille_conn *to, const rille_way *drain, const rille_way *feed) {
   if (from->is_http || to->is_http || from->flags & RILLE_CONN_READER || drain || feed) return RILLE_ERR_BUSY;
+  if (is_shaking(from) || is_shaking(to)) return RILLE_ERR_BUSY;
   if (from->fd < 0 || from->error || from->flags & RILLE_CONN_CLOSING || !rille_conn_takes_output(to)) {
     return closed_or(rille_conn_ended(from) ? rille_conn_ended(from) : rille_conn_ended(to));
   }
@@ -323,7 +328,6 @@ static int begin_way(rille_way *way, rille_pump *pump, rille_conn *from, rille_c
 }
 
 int rille_pump_start(rille_conn *from, rille_conn *to, const rille_pump_options *options) {
-  if (from->rare->tls || to->rare->tls) return RILLE_ERR_NOT_SUPPORTED; /* bytes of TLS are made here, not moved */
   if (from == to || (options->bytes >= 0 && floor(options->bytes) != options->bytes)) return RILLE_ERR_INVALID;
   rille_part *mine = part_of(from), *its = part_of(to);
   if (!mine || !its) return RILLE_ERR_NO_MEMORY;

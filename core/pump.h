@@ -1,6 +1,6 @@
 /*
  * pump: bytes that go from one connection to another, and back, while a task waits; see rille_pump.h. Between plain sockets they go
- * through a pipe and stay in the kernel; else they are read into the other one's output.
+ * through a pipe and stay in the kernel; else they are read, or decrypted, into the other one's output.
  *
  * A way is one direction: it takes the input of one connection and feeds the other's output. Each connection knows the way that takes
  * from it and the one that feeds it; both count as tasks of theirs. The pump is owned by the connection that it was started on, until its
@@ -46,8 +46,8 @@ typedef struct rille_part {
   rille_way *feed;  /* gives it output */
 } rille_part;
 
-/* Bytes of it may go from socket to socket as they are. */
-bool rille_conn_is_plain(const rille_conn *c);
+/* Bytes may go to its socket as they are: it is plain, or the kernel encrypts them. */
+bool rille_conn_sends_plain(const rille_conn *c);
 /* There is input, or room for output: move some. */
 void rille_way_run(rille_way *way);
 /* Whether input of way->from is wanted now. */

@@ -18,6 +18,8 @@ enum rille_tls_setting {
   RILLE_TLS_FINGERPRINT, /* client: SHA-256 of the one certificate that is taken, hex digits */
   RILLE_TLS_KTLS,        /* "1": the kernel encrypts where it can */
   RILLE_TLS_MIN_VERSION, /* "1.2", "1.3" */
+  RILLE_TLS_OFFLOAD,     /* the pool whose workers do what needs a private key */
+  RILLE_TLS_RESUME,      /* client: "0": sessions are neither kept nor resumed */
   RILLE_TLS_TICKETS,     /* server: "0": no session is resumed */
   RILLE_TLS_VERIFY       /* client: "0": any certificate is taken */
 };
@@ -54,10 +56,10 @@ void rille_service_set_tls(rille_service *service, rille_tls *t, int from_first,
 /* borrowed: that of its service, NULL: none */
 rille_tls *rille_conn_service_tls(const rille_conn *c);
 
-/* What it has received and not handed out goes to TLS. name: client: of the server, "" for none. RILLE_PARK: wait for RILLE_TLS_OVER, then
- * ask rille_conn_tls_result. RILLE_ERR_BUSY: output waits, a task reads, or it speaks HTTP; RILLE_ERR_EXISTS: it has TLS;
+/* What it has received and not handed out goes to TLS. name: client: of the server, "" for none; origin: where it is, for the sessions that
+ * are kept, "": none is. RILLE_PARK: wait for RILLE_TLS_OVER, then ask rille_conn_tls_result. RILLE_ERR_BUSY: output waits, a task reads, or it speaks HTTP; RILLE_ERR_EXISTS: it has TLS;
  * RILLE_ERR_NOT_SUPPORTED: no socket; RILLE_ERR_CLOSED; RILLE_ERR_TOO_LARGE; RILLE_ERR_NO_MEMORY. */
-int rille_conn_starttls(rille_conn *c, rille_tls *t, const char *name, double timeout_ms);
+int rille_conn_starttls(rille_conn *c, rille_tls *t, const char *name, const char *origin, double timeout_ms);
 /* 0: it is open, or plain; RILLE_PARK: the handshake goes on, whose end will be told; or why it failed */
 int rille_conn_tls_result(rille_conn *c);
 /* borrowed until the next call for the connection: why, for people */

@@ -135,7 +135,7 @@ static int send_piece(rille_conn *c, const rille_file *file, size_t size, uint64
 }
 
 static bool is_direct(const rille_conn *c, uint64_t left) {
-  return left >= DIRECT_MIN && rille_conn_is_plain(c) && rille_conn_takes_output(c);
+  return left >= DIRECT_MIN && rille_conn_sends_plain(c) && rille_conn_takes_output(c);
 }
 
 int rille_sendfile_piece(rille_conn *c, const rille_file *file, uint64_t *left) {

@@ -24,7 +24,7 @@ rille_tls *rille_tls_new(int is_server) {
   atomic_store(&t->references, 1);
   pthread_mutex_init(&t->lock, NULL);
   t->is_server = is_server;
-  t->has_tickets = t->verifies = true;
+  t->has_tickets = t->resumes = t->verifies = true;
   t->min_version = TLS1_2_VERSION;
   return t;
 }
@@ -90,6 +90,8 @@ int rille_tls_set(rille_tls *t, int setting, const char *value, size_t size) {
   case RILLE_TLS_CLIENT: return set_client(t, value);
   case RILLE_TLS_FINGERPRINT: return set_fingerprint(t, value, size);
   case RILLE_TLS_KTLS: t->has_ktls = is_on; return RILLE_OK;
+  case RILLE_TLS_OFFLOAD: return size <= RILLE_POOL_NAME_MAX ? set_text(&t->pool, value, size) : RILLE_ERR_INVALID;
+  case RILLE_TLS_RESUME: t->resumes = is_on; return RILLE_OK;
   case RILLE_TLS_TICKETS: t->has_tickets = is_on; return RILLE_OK;
   case RILLE_TLS_VERIFY: t->verifies = is_on; return RILLE_OK;
   case RILLE_TLS_MIN_VERSION:
@@ -135,8 +137,10 @@ static void destroy(rille_tls *t) {
     next = one->next;
     free_certificate(one);
   }
+  rille_tls_sessions_drop(t);
   free(t->ca);
   free(t->ciphers);
+  free(t->pool);
   free(t->identity);
   pthread_mutex_destroy(&t->lock);
   free(t);
@@ -177,7 +181,12 @@ static bool is_same(const rille_tls *a, const rille_tls *b) {
 static bool load_all(rille_tls *t, rille_tls_problem *out) {
   unsigned size = sizeof t->id;
   EVP_Digest(t->identity ? t->identity : "", t->identity_size, t->id, &size, EVP_sha256(), NULL);
-  if (!t->certificates && rille_tls_add(t, "", "", "", "") < 0) return rille_tls_refuse(out, "", "no memory");
+  /* of a client without one, an empty place, which says nothing of what it was asked for */
+  if (!t->certificates) t->certificates = calloc(1, sizeof *t->certificates);
+  if (!t->certificates) return rille_tls_refuse(out, "", "no memory");
+  if (t->pool && t->has_ktls)
+    return rille_tls_refuse(out, "offload", "excludes ktls: a worker has no socket to give the keys to");
+  t->has_ktls = t->has_ktls && rille_tls_kernel_has_it();
   out->certificate = 1;
   for (rille_tls_certificate *one = t->certificates; one; one = one->next, out->certificate++) {
     one->files[RILLE_TLS_FILE_CA] = t->ca;
@@ -222,6 +231,7 @@ static void look_again(rille_tls *t) {
     if (!rille_tls_has_changed(one)) continue;
     rille_tls_problem problem = {0};
     if (rille_tls_load(t, one, &problem)) {
+      rille_tls_sessions_drop(t); /* others may be trusted now, or this side be somebody else */
       RILLE_LOG(RILLE_LOG_INFO, "TLS: loaded %s again", rille_tls_shown(one->files[0] ? one->files[0] : t->ca));
     } else {
       RILLE_LOG(RILLE_LOG_ERROR, "TLS: %s has changed, and the one before is kept: %s", problem.key, problem.text);

@@ -76,7 +76,9 @@ static bool set_authorities(const rille_tls *t, SSL_CTX *context, rille_tls_prob
   }
   bool is_text = strstr(t->ca, "-----BEGIN") != NULL;
   BIO *bio = is_text ? BIO_new_mem_buf(t->ca, -1) : BIO_new_file(t->ca, "r");
-  if (!bio) return rille_tls_refuse(out, "ca", "cannot read %s: %s", rille_tls_shown(t->ca), rille_tls_reason());
+  if (!bio)
+    return rille_tls_refuse(out, "ca", "cannot read %s: %s", rille_tls_shown(t->ca),
+                            rille_tls_reason(ERR_peek_last_error()));
   X509_STORE *store = SSL_CTX_get_cert_store(context);
   int count = 0;
   for (X509 *one; (one = PEM_read_bio_X509(bio, NULL, NULL, NULL)); X509_free(one)) {
@@ -115,6 +117,9 @@ static void set_server(rille_tls *t, SSL_CTX *context) {
 static void set_client(rille_tls *t, SSL_CTX *context) {
   SSL_CTX_set_verify(context, t->verifies || t->has_fingerprint ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, NULL);
   if (t->has_fingerprint) SSL_CTX_set_cert_verify_callback(context, on_pinned, t);
+  SSL_CTX_set_session_cache_mode(context,
+                                 t->resumes ? SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL : SSL_SESS_CACHE_OFF);
+  SSL_CTX_sess_set_new_cb(context, rille_tls_on_session);
   if (t->alpn_size > 0) SSL_CTX_set_alpn_protos(context, t->alpn, t->alpn_size);
 }
 

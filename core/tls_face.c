@@ -51,7 +51,9 @@ static void read_name(SSL *ssl, char to[RILLE_TLS_NAME_MAX + 1]) {
 
 int rille_tls_on_hello(SSL *ssl, int *alert, void *arg) {
   (void)arg;
-  rille_conn_tls *t = SSL_get_app_data(ssl);
+  const rille_tls_line *line = SSL_get_app_data(ssl);
+  rille_conn_tls *t = line->owner;
+  if (!t) return SSL_CLIENT_HELLO_SUCCESS; /* a worker goes on with what was chosen */
   if (!t->is_named) {
     read_name(ssl, t->name);
     t->is_named = true;
@@ -62,7 +64,9 @@ int rille_tls_on_hello(SSL *ssl, int *alert, void *arg) {
   *alert = t->is_refused ? SSL_AD_UNRECOGNIZED_NAME : SSL_AD_INTERNAL_ERROR;
   if (t->is_refused) return SSL_CLIENT_HELLO_ERROR;
   rille_tls *from = t->chosen ? t->chosen : t->tls;
-  return rille_tls_choose(from, ssl, t->wanted) ? SSL_CLIENT_HELLO_SUCCESS : SSL_CLIENT_HELLO_ERROR;
+  if (!rille_tls_choose(from, ssl, t->wanted)) return SSL_CLIENT_HELLO_ERROR;
+  t->is_chosen = t->tls->pool != NULL;
+  return t->is_chosen ? SSL_CLIENT_HELLO_RETRY : SSL_CLIENT_HELLO_SUCCESS;
 }
 
 /* ---- on_certificate -------------------------------------------------------------------------------------------- */
@@ -137,6 +141,11 @@ static void take_peer(const X509 *leaf, rille_tls_info *out) {
   }
   struct tm tm;
   if (ASN1_TIME_to_tm(X509_get0_notAfter(leaf), &tm) == 1) out->not_after = (double)timegm(&tm);
+}
+
+bool rille_conn_tls_is_kernels(const rille_conn *c) {
+  const rille_conn_tls *t = c->rare->tls;
+  return t->ssl && !t->is_shaking && !t->is_dead && BIO_get_ktls_send(SSL_get_wbio(t->ssl)) > 0;
 }
 
 int rille_conn_tls_info(const rille_conn *c, rille_tls_info *out) {

@@ -33,8 +33,7 @@ bool rille_tls_refuse(rille_tls_problem *out, const char *key, const char *forma
   return false;
 }
 
-const char *rille_tls_reason(void) {
-  unsigned long last = ERR_peek_last_error();
+const char *rille_tls_reason(unsigned long last) {
   if (ERR_GET_LIB(last) == ERR_LIB_SYS) return strerror(ERR_GET_REASON(last)); /* NOLINT(concurrency-mt-unsafe) */
   const char *text = last ? ERR_reason_error_string(last) : NULL;
   return text ? text : "unknown error";
@@ -68,7 +67,9 @@ static BIO *open_file(const rille_tls_certificate *one, int which, rille_tls_pro
   const char *file = one->files[which];
   ERR_clear_error();
   BIO *bio = is_text(file) ? BIO_new_mem_buf(file, -1) : BIO_new_file(file, "rb");
-  if (!bio) rille_tls_refuse(out, keys[which], "cannot read %s: %s", rille_tls_shown(file), rille_tls_reason());
+  if (!bio)
+    rille_tls_refuse(out, keys[which], "cannot read %s: %s", rille_tls_shown(file),
+                     rille_tls_reason(ERR_peek_last_error()));
   return bio;
 }
 
@@ -86,17 +87,18 @@ static bool use_certificate(const rille_tls_certificate *one, SSL_CTX *context, 
   const char *shown = rille_tls_shown(one->files[0]);
   if (!leaf) {
     BIO_free(bio);
-    return rille_tls_refuse(out, "certificate", "%s holds no certificate (PEM): %s", shown, rille_tls_reason());
+    return rille_tls_refuse(out, "certificate", "%s holds no certificate (PEM): %s", shown,
+                            rille_tls_reason(ERR_peek_last_error()));
   }
   bool ok = SSL_CTX_use_certificate(context, leaf) == 1;
   if (ok) warn_of_age(one, leaf);
-  else rille_tls_refuse(out, "certificate", "%s: %s", shown, rille_tls_reason());
+  else rille_tls_refuse(out, "certificate", "%s: %s", shown, rille_tls_reason(ERR_peek_last_error()));
   X509_free(leaf);
   X509 *above;
   while (ok && (above = PEM_read_bio_X509(bio, NULL, NULL, NULL))) {
     if (SSL_CTX_add0_chain_cert(context, above) == 1) continue;
     X509_free(above);
-    ok = rille_tls_refuse(out, "certificate", "%s: %s", shown, rille_tls_reason());
+    ok = rille_tls_refuse(out, "certificate", "%s: %s", shown, rille_tls_reason(ERR_peek_last_error()));
   }
   BIO_free(bio);
   if (ok && ERR_GET_REASON(ERR_peek_last_error()) != PEM_R_NO_START_LINE) {
@@ -121,7 +123,9 @@ static bool use_key(const rille_tls_certificate *one, SSL_CTX *context, rille_tl
   BIO_free(bio);
   const char *shown = rille_tls_shown(one->files[RILLE_TLS_FILE_KEY]);
   if (!key && is_encrypted) return rille_tls_refuse(out, "key", "%s is encrypted; give one without a password", shown);
-  if (!key) return rille_tls_refuse(out, "key", "%s holds no private key (PEM): %s", shown, rille_tls_reason());
+  if (!key)
+    return rille_tls_refuse(out, "key", "%s holds no private key (PEM): %s", shown,
+                            rille_tls_reason(ERR_peek_last_error()));
   ERR_clear_error();
   bool ok = SSL_CTX_use_PrivateKey(context, key) == 1 && SSL_CTX_check_private_key(context) == 1;
   EVP_PKEY_free(key);

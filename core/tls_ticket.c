@@ -97,7 +97,6 @@ static bool set_mac(EVP_MAC_CTX *mac, ticket_key *key) {
 /* OpenSSL's question, for a ticket that is made or one that has come. 0: not one of ours; 2: it is to be renewed. */
 static int on_ticket(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac,
                      int is_new) {
-  (void)ssl;
   ticket_key key;
   int found = pick(is_new ? NULL : name, &key);
   if (!found) return is_new ? -1 : 0;
@@ -110,6 +109,7 @@ static int on_ticket(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPHE
   }
   ok = ok && set_mac(mac, &key);
   OPENSSL_cleanse(&key, sizeof key);
+  if (ok && !is_new && SSL_version(ssl) >= TLS1_3_VERSION) found = 2; /* one is used once: the client needs another */
   return ok ? found : -1;
 }
 

@@ -103,9 +103,12 @@ describe("TLS", function()
     end)
 
     it("serves with kTLS where the kernel has it, and without where not", function()
-      local s = start { ktls = true }
+      local s = start({ ktls = true }, { script = [[return { on_connect = function(conn) say("%s", tostring(conn:tls().ktls.send)) end,
+        on_request = function(conn) conn:write(conn:next(conn:len())) end }]] .. "\n" })
       assert.equal("hello\n", (talk(s, "-tls1_2")))
       assert.equal("hello\n", (talk(s, "-tls1_3")))
+      local is_there = s:wait_said(2)[1] == "true"
+      assert.equal(is_there and 0 or 1, s:count_log "TLS: ktls is wanted, but this kernel has no TLS")
     end)
 
     it("resumes them in any process", function()

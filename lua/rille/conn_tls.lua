@@ -101,9 +101,10 @@ end
 
 local SERVER = { certificate = "string", key = "string", certificates = "table", ca = "string", client = "string",
   min_version = "string", ciphers = "string", alpn = "table", session_tickets = "boolean", ocsp = "string", ktls = "boolean",
-  names = "table", role = "string", timeout = "number or string" }
+  offload = "boolean or string", names = "table", role = "string", timeout = "number or string" }
 local CLIENT = { certificate = "string", key = "string", ca = "string", verify = "boolean", fingerprint = "string",
-  min_version = "string", ciphers = "string", alpn = "table", ktls = "boolean", name = "string", role = "string",
+  min_version = "string", ciphers = "string", alpn = "table", ktls = "boolean", offload = "boolean or string", resume = "boolean",
+  name = "string", role = "string",
   timeout = "number or string" }
 
 local function check_options(opts, known, role)
@@ -135,11 +136,8 @@ local function rules_of(self, opts)
   return service.tls_handle
 end
 
--- Speak TLS from here on: as a server ({ role = "server" }, the default), or as a client ({ role = "client", name = "example.org" }).
--- True; or nil, err, why, and the connection is closed.
-function Conn:starttls(opts)
-  if opts ~= nil and type(opts) ~= "table" then misuse("bad argument #1 to 'starttls' (table expected, got %s)", type(opts)) end
-  opts = opts or {}
+-- Begin, with options that are a table, and wait. origin: where a server is, by which its sessions are found; "": none is kept.
+local function start(self, opts, origin)
   local role = opts.role or "server"
   if role ~= "server" and role ~= "client" then
     misuse("starttls: role is \"server\" or \"client\", not %s", tostring(role))
@@ -150,11 +148,23 @@ function Conn:starttls(opts)
   if not handle then return nil, "bad certificate", ("%s: %s"):format(table.concat(problem.path, "."), problem.text) end
   local ok, err = self:flush()
   if not ok then return nil, err end
-  local code = C.rille_conn_starttls(self._p, handle, role == "client" and opts.name or "", timeout * 1000)
+  local code = C.rille_conn_starttls(self._p, handle, role == "client" and opts.name or "", origin, timeout * 1000)
   if code == PARK then code = M.wait(self) end
   if code == 0 then return true end
   local why = self._p and ffi.string(C.rille_conn_tls_failure(self._p)) or ""
   return nil, text[-code], why ~= "" and why or nil
+end
+
+-- Speak TLS from here on: as a server ({ role = "server" }, the default), or as a client ({ role = "client", name = "example.org" }).
+-- True; or nil, err, why, and the connection is closed.
+function Conn:starttls(opts)
+  if opts ~= nil and type(opts) ~= "table" then misuse("bad argument #1 to 'starttls' (table expected, got %s)", type(opts)) end
+  return start(self, opts or {}, self:peer() or "")
+end
+
+-- As a client of a server that was dialed at `origin`.
+function M.dialed(self, opts, origin)
+  return start(self, opts, origin)
 end
 
 local function lines_of(names)

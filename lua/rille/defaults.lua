@@ -213,6 +213,9 @@ local tls = {
     about = "clients that come again need no full handshake" },
   { name = "ktls", type = "boolean", default = false,
     about = "the kernel encrypts, where it can (module `tls`)" },
+  { name = "offload", type = "pool", default = false,
+    about = "the [workers](tls.md#private-keys-on-workers) of this pool sign for handshakes, not the loop; `true`: those of "
+      .. "the pool `tls`" },
 }
 
 local server = {

@@ -5,6 +5,7 @@ local ffi = require "ffi"
 
 local C = require "rille.core"
 local conn = require "rille.conn"
+local conn_tls = require "rille.conn_tls"
 local errors = require "rille.errors"
 local misuse = require "rille.misuse"
 local resolve = require "rille.resolve"
@@ -156,7 +157,7 @@ local function open_tls(self, url)
   local options = { role = "client", name = host, timeout = self.opts.timeout or conf.timeout }
   for key, value in pairs(self.opts.tls or {}) do options[key] = value end
   local ok
-  ok, err, message = c:starttls(options)
+  ok, err, message = conn_tls.dialed(c, options, address:lower())
   if ok then return c end
   c:abort()
   return nil, err, ("cannot dial %s: %s"):format(shown(url), message or err)

@@ -18,10 +18,14 @@ local held = {} -- luacheck: ignore 241
 
 local TEXTS = {
   ca = C.RILLE_TLS_CA, ciphers = C.RILLE_TLS_CIPHERS, client = C.RILLE_TLS_CLIENT, fingerprint = C.RILLE_TLS_FINGERPRINT,
-  min_version = C.RILLE_TLS_MIN_VERSION,
+  min_version = C.RILLE_TLS_MIN_VERSION, offload = C.RILLE_TLS_OFFLOAD,
 }
-local SWITCHES = { ktls = C.RILLE_TLS_KTLS, session_tickets = C.RILLE_TLS_TICKETS, verify = C.RILLE_TLS_VERIFY }
-local NAMES = { "ca", "ciphers", "client", "fingerprint", "min_version", "ktls", "session_tickets", "verify" }
+local SWITCHES = {
+  ktls = C.RILLE_TLS_KTLS, resume = C.RILLE_TLS_RESUME, session_tickets = C.RILLE_TLS_TICKETS, verify = C.RILLE_TLS_VERIFY,
+}
+local NAMES = { "ca", "ciphers", "client", "fingerprint", "min_version", "offload", "ktls", "resume", "session_tickets", "verify" }
+
+local POOL = "tls" -- what `offload = true` means
 
 -- nil, { path =, text = }: the keys below the table of what is wrong, and a sentence.
 local function refuse(path, text)
@@ -31,6 +35,7 @@ end
 local function set_rules(t, rules)
   for _, name in ipairs(NAMES) do
     local value, key = rules[name], TEXTS[name] or SWITCHES[name]
+    if name == "offload" then value = value == true and POOL or value or nil end
     if value ~= nil then
       if SWITCHES[name] then value = value and "1" or "0" end
       local code = C.rille_tls_set(t, key, value, #value)
@@ -133,7 +138,8 @@ end
 -- What servers that this program connects to are asked. nil, problem.
 function tls.client(rules)
   local name = name_of("client", rules)
-  return kept[name] or keep(name, make(rules, false))
+  if kept[name] then return kept[name] end
+  return keep(name, make(rules, false))
 end
 
 -- A certificate that a script has chosen, under the rules of its server. nil, problem.
@@ -142,7 +148,8 @@ function tls.chosen(answer, rules, protocol)
   local all = setmetatable(own, { __index = function(_, key) return key ~= "certificates" and rules[key] or nil end })
   if not answer.ocsp then all.ocsp = "" end
   local name = name_of("chosen " .. protocol, all)
-  return kept[name] or keep(name, tls.server(all, protocol))
+  if kept[name] then return kept[name] end
+  return keep(name, tls.server(all, protocol))
 end
 
 return tls

@@ -1,6 +1,7 @@
 -- tls: certificates that a spec makes for itself, in its folder, and openssl as a client.
 
 local inside = require "spec.support.inside"
+local net = require "spec.support.net"
 local server = require "spec.support.server"
 
 local M = {}
@@ -32,6 +33,13 @@ end
 
 function M.file(name)
   return server.folder() .. "/" .. name
+end
+
+-- One with an RSA key that has signed itself: "rsa", for localhost. Its ca is itself.
+function M.rsa(bits)
+  sh(("openssl req -x509 -newkey rsa:%d -nodes -keyout rsa.key -out rsa.pem -days 30 -subj /CN=localhost"
+    .. " -addext subjectAltName=DNS:localhost,IP:127.0.0.1"):format(bits or 2048))
+  return { certificate = M.file "rsa.pem", key = M.file "rsa.key", ca = M.file "rsa.pem" }
 end
 
 -- What most specs need: an authority "ca" and a certificate "site" for localhost.
@@ -66,6 +74,35 @@ end
 function M.look(port, words)
   sh(EXCHANGE:format(port, words or ""))
   return server.read(M.file "talk.out") .. server.read(M.file "talk.err")
+end
+
+-- openssl s_server on a port of its choice, which sends each line back to front. Its port, and a function that ends it.
+function M.openssl_server(words)
+  sh(("timeout 60 openssl s_server -accept 127.0.0.1:0 -rev %s </dev/null >server.out 2>&1 & echo $! >server.pid"):format(words))
+  local port = net.poll_until(function()
+    return tonumber(server.read(M.file "server.out"):match "ACCEPT [%d.]+:(%d+)")
+  end, 10)
+  local pid = tonumber(server.read(M.file "server.pid"))
+  return port, function() sh("kill " .. pid) end
+end
+
+local function u16(n) return string.char(math.floor(n / 256), n % 256) end
+
+local function extension(id, body) return u16(id) .. u16(#body) .. body end
+
+-- The hello of a client of TLS 1.2 (RFC 5246, 7.4.1.2): what a server answers with a signature. more: what differs: version, ciphers (a
+-- list of numbers), compressions (bytes).
+function M.hello(more)
+  more = more or {}
+  local ciphers, list = more.ciphers or { 0xc02b, 0xc02f }, {}
+  for i, one in ipairs(ciphers) do list[i] = u16(one) end
+  local compressions = more.compressions or "\0"
+  local extensions = extension(10, u16(2) .. u16(23)) .. extension(11, "\1\0") .. extension(13, u16(6) .. "\4\3\8\4\4\1")
+    .. (more.extensions or "")
+  local body = u16(more.version or 0x303) .. ("r"):rep(32) .. "\0" .. u16(2 * #list) .. table.concat(list)
+    .. string.char(#compressions) .. compressions .. u16(#extensions) .. extensions
+  local message = "\1\0" .. u16(#body) .. body
+  return "\22\3\1" .. u16(#message) .. message
 end
 
 -- In front of pieces that run inside a loop: client(port) is a connection to a local port.

@@ -123,6 +123,13 @@ function types.name(value, path, entry)
   refuse(path, value, ('a name of %d to %d letters, digits, "_", "." and "-"'):format(entry.min, entry.max))
 end
 
+-- The name of a pool; or true, for that which is meant without one.
+function types.pool(value, path)
+  if type(value) == "boolean" then return value end
+  if type(value) == "string" and value ~= "io" and #value >= 1 and #value <= 63 and not value:find("%c") then return value end
+  refuse(path, value, "true, false or the name of a pool (of 1 to 63 bytes, not \"io\")")
+end
+
 function types.enum(value, path, entry)
   for _, one in ipairs(entry.values) do
     if value == one then return value end
