@@ -244,6 +244,12 @@ static void look(rille_way *way) {
   if (way->err) way->is_done = true;
 }
 
+/* Of a socket that was reset one call says so, and the next one that it is closed. */
+static int result_of(const rille_way *there, const rille_way *back) {
+  bool is_told = there->err && (there->err != RILLE_ERR_CLOSED || !back->err);
+  return is_told ? there->err : back->err;
+}
+
 static void check(rille_pump *pump) {
   if (pump->is_over) return;
   rille_way *there = &pump->ways[0], *back = &pump->ways[1];
@@ -251,7 +257,7 @@ static void check(rille_pump *pump) {
   look(back);
   bool is_over = there->is_done && (back->is_done || !pump->has_back || (pump->bytes >= 0 && !there->err));
   if (is_over) {
-    tell(pump, there->err ? there->err : back->err);
+    tell(pump, result_of(there, back));
     return;
   }
   for (int i = 0; i < 2; i++) {
