@@ -159,11 +159,11 @@ COUNT ?= 1000000
 model: test-deps build
 	@flock $(BUILD)/lock $(MAKE) --no-print-directory $(C_TOOLS)
 	@COUNT=$(COUNT) SEED=$(SEED) TIMEOUT=$$(($(COUNT) / 5000 + 120)) LUAJIT=$(LUAJIT) .ci/tests \
-	  spec/http_decode_spec.lua spec/codec_model_spec.lua
+	  spec/http_decode_spec.lua spec/codec_model_spec.lua spec/redis_route_spec.lua
 
 # Each fuzzer for a while, from its corpus: make fuzz [FUZZ_SECONDS=60]. An input that fails is put among the regressions.
 FUZZ_SECONDS ?= 60
-FUZZERS       = http_head http_chunk codec_length_field codec_netstring codec_resp proxy_head
+FUZZERS       = http_head http_chunk codec_length_field codec_netstring codec_resp proxy_head redis_commands
 fuzz:
 	@.ci/deps fuzz
 	@$(MAKE) --no-print-directory $(FUZZERS:%=build/fuzz/%)
@@ -173,6 +173,7 @@ fuzz:
 
 build/fuzz/http_%: FUZZED = core/http_head.c core/http_chunk.c core/http_target.c
 build/fuzz/proxy_head: FUZZED = core/proxy_head.c core/checksum.c core/peer.c
+build/fuzz/redis_%: FUZZED = core/redis.c core/checksum.c $(wildcard core/codec*.c core/linkbuffer*.c) core/block.c core/cache.c core/cell.c core/slice.c
 build/fuzz/codec_%: FUZZED = $(wildcard core/codec*.c core/linkbuffer*.c) core/block.c core/cache.c core/cell.c core/slice.c
 build/fuzz/%: spec/fuzz/%_fuzz.c $(wildcard core/*.[ch] spec/*/*.h)
 	@mkdir -p $(@D)

@@ -12,6 +12,7 @@ local json = require "bench.json"
 local loops = require "bench.loops"
 local posix = require "bench.posix"
 local proc = require "bench.proc"
+local redis = require "bench.redis"
 local reload = require "bench.reload"
 local report = require "bench.report"
 local tail = require "bench.tail"
@@ -21,7 +22,7 @@ local usage = require "bench.usage"
 local USAGE = [[
 usage: luajit bench/run.lua [--json] [--only PARTS] [--pairs N] [--quick] [--server CMD] [--build DIR]
   --json        one JSON document on stdout instead of the report
-  --only PARTS  of echo, http, fanout, udp, connects, loops, idle, dict, tail, reload, or cases of http: hello, pipelined, json;
+  --only PARTS  of echo, http, fanout, udp, connects, loops, idle, dict, tail, reload, redis, or cases of http: hello, pipelined, json;
                 several with commas between
   --pairs N     pairs of windows for each size or case (15)
   --quick       3 pairs of 0.3 s windows: is it alive, not how fast is it
@@ -42,7 +43,9 @@ end
 -- The parts in a list with commas, as keys; "http" becomes its cases.
 local function parts_of(list)
   local parts, known = {}, {}
-  for _, name in ipairs { "echo", "http", "fanout", "udp", "connects", "loops", "idle", "dict", "tail", "reload" } do known[name] = true end
+  for _, name in ipairs { "echo", "http", "fanout", "udp", "connects", "loops", "idle", "dict", "tail", "reload", "redis" } do
+    known[name] = true
+  end
   for _, name in ipairs(CASES) do known[name] = true end
   for name in (list .. ","):gmatch("([^,]*),") do
     if not known[name] then fail(("--only: no part named %q\n%s"):format(name, USAGE), 1) end
@@ -87,8 +90,9 @@ local function parse(args)
     end
     i = i + 1
   end
-  options.parts = options.parts or parts_of(options.command and "echo,idle" or "echo,http,fanout,udp,connects,loops,idle,dict,tail,reload")
-  for _, part in ipairs { "fanout", "udp", "connects", "loops", "tail", "reload" } do
+  options.parts = options.parts or parts_of(options.command and "echo,idle"
+    or "echo,http,fanout,udp,connects,loops,idle,dict,tail,reload,redis")
+  for _, part in ipairs { "fanout", "udp", "connects", "loops", "tail", "reload", "redis" } do
     if options.command and options.parts[part] then fail(("--server: %s measures Rille alone\n"):format(part), 1) end
   end
   return options
@@ -140,6 +144,7 @@ local function measure(options, settings)
     dict = parts.dict and dict.measure(settings, progress) or nil,
     tail = parts.tail and tail.measure(settings, progress) or nil,
     reload = parts.reload and reload.measure(settings, progress) or nil,
+    redis = parts.redis and redis.measure(settings, progress) or nil,
   }
 end
 
