@@ -162,12 +162,12 @@ COUNT ?= 1000000
 model: test-deps build
 	@flock $(BUILD)/lock $(MAKE) --no-print-directory $(C_TOOLS)
 	@COUNT=$(COUNT) SEED=$(SEED) TIMEOUT=$$(($(COUNT) / 5000 + 120)) LUAJIT=$(LUAJIT) .ci/tests \
-	  spec/http_decode_spec.lua spec/codec_model_spec.lua spec/mqtt_fuzz_spec.lua
+	  spec/http_decode_spec.lua spec/codec_model_spec.lua spec/mqtt_fuzz_spec.lua spec/redis_route_spec.lua
 
 # Each fuzzer for a while, from its corpus: make fuzz [FUZZ_SECONDS=60]. An input that fails is put among the regressions. What is decoded in Lua
 # has its own: bad packets of MQTT, alone and sent to a broker.
 FUZZ_SECONDS ?= 60
-FUZZERS       = http_head http_chunk codec_length_field codec_netstring codec_resp proxy_head dns_message
+FUZZERS       = http_head http_chunk codec_length_field codec_netstring codec_resp proxy_head dns_message redis_commands
 fuzz:
 	@.ci/deps run test fuzz
 	@$(MAKE) --no-print-directory $(FUZZERS:%=build/fuzz/%)
@@ -180,6 +180,7 @@ fuzz:
 build/fuzz/http_%: FUZZED = core/http_head.c core/http_chunk.c core/http_target.c
 build/fuzz/proxy_head: FUZZED = core/proxy_head.c core/checksum.c core/peer.c
 build/fuzz/dns_message: FUZZED = core/dns_message.c core/dns_cache.c
+build/fuzz/redis_%: FUZZED = core/redis.c core/checksum.c $(wildcard core/codec*.c core/linkbuffer*.c) core/block.c core/cache.c core/cell.c core/slice.c
 build/fuzz/codec_%: FUZZED = $(wildcard core/codec*.c core/linkbuffer*.c) core/block.c core/cache.c core/cell.c core/slice.c
 build/fuzz/%: spec/fuzz/%_fuzz.c $(wildcard core/*.[ch] spec/*/*.h)
 	@mkdir -p $(@D)
@@ -188,11 +189,12 @@ build/fuzz/%: spec/fuzz/%_fuzz.c $(wildcard core/*.[ch] spec/*/*.h)
 
 # ---- bench and lint -------------------------------------------------------------------------------------------------
 
+comma := ,
 # loads that share load.c
 BENCH_LOADS = client connects_client fanout_client http_client reload_client rpc_client tail_client tls_client
 
 bench: deps build $(addprefix build/bench/,$(BENCH_LOADS) echo http fanout udp table.so)
-	$(if $(findstring dns,$(BENCH)),@.ci/deps bench)
+	$(if $(filter dns tls redis,$(subst $(comma), ,$(BENCH))),@.ci/deps bench)
 	@LUA_PATH="lua/?.lua;lua/?/init.lua;;" $(LUAJIT) bench/run.lua $(BENCH)
 
 # A server treated as badly as TCP allows: make torture [SECONDS=20] [SEED=1] (a failure names its seed). Then so many rounds of each race of

@@ -1,6 +1,7 @@
 -- The numbers as text for people. JSON has the same and more; what is not known is json.null there and n/a here.
 local dict = require "bench.dict"
 
+local redis = require "bench.redis"
 local reload = require "bench.reload"
 local tail = require "bench.tail"
 
@@ -188,6 +189,20 @@ local function loops_text(result)
 end
 
 -- document: what run.lua writes as JSON; parts that were not run are not in it.
+local function redis_text(list)
+  local parts = {}
+  for _, one in ipairs(list) do
+    parts[#parts + 1] = ("redis: %d clients, %d commands at a time, through a proxy; %d pairs of %d requests\n"):format(
+      redis.CLIENTS, one.depth, one.pairs, 2 * one.requests)
+    for _, name in ipairs { "rille", "haproxy" } do
+      parts[#parts + 1] = ("  %-10s %8s us of CPU a request %10s requests/s\n"):format(name, fixed(one[name].cpu_us, 3),
+        fixed(one[name].requests_per_second, 0))
+    end
+    parts[#parts + 1] = ("  CPU, rille / haproxy: %s\n"):format(spread(one.ratio))
+  end
+  return table.concat(parts)
+end
+
 function report.text(document)
   local machine, settings, name = document.machine, document.settings, document.server.name
   local parts = { ("%s, Linux %s; server on core %d, load on core %d\n\n"):format(
@@ -221,6 +236,7 @@ function report.text(document)
   if document.reload then parts[#parts + 1] = reload_text(document.reload) end
   if document.dns then parts[#parts + 1] = dns_text(document.dns) end
   for _, result in ipairs(document.tls or {}) do parts[#parts + 1] = tls_text(result, document.settings, name) .. "\n" end
+  if document.redis then parts[#parts + 1] = redis_text(document.redis) end
   return table.concat(parts)
 end
 

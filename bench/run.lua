@@ -13,6 +13,7 @@ local json = require "bench.json"
 local loops = require "bench.loops"
 local posix = require "bench.posix"
 local proc = require "bench.proc"
+local redis = require "bench.redis"
 local reload = require "bench.reload"
 local report = require "bench.report"
 local rpc = require "bench.rpc"
@@ -35,7 +36,7 @@ local PARTS = {
   "tail",
   "reload",
 }
-local WITH_PEERS = { "dns", "tls" } -- left out unless they are named: they need other servers
+local WITH_PEERS = { "dns", "tls", "redis" } -- left out unless they are named: they need other servers
 local OF_OTHERS = { echo = true, http = true, idle = true, dict = true }
 local PROGRAMS = {
   "client",
@@ -180,6 +181,7 @@ local function measure(options, settings)
     reload = parts.reload and reload.measure(settings, progress) or nil,
     dns = parts.dns and dns.measure(settings, progress) or nil,
     tls = parts.tls and tls.measure(settings, name, progress) or nil,
+    redis = parts.redis and redis.measure(settings, progress) or nil,
   }
 end
 

@@ -181,13 +181,16 @@ int rille_conn_write(rille_conn *c, const char *bytes, size_t size) {
   return out ? rille_conn_written(c, rille_linkbuffer_write(out, bytes, size)) : err;
 }
 
-int rille_conn_write_view(rille_conn *c, const uint8_t *base, uint32_t size, rille_cell *cell, rille_block *block,
-                          uint32_t epoch) {
+int rille_conn_write_slice(rille_conn *c, const rille_slice *s) {
   int err = c->is_http ? RILLE_ERR_BUSY : RILLE_OK;
   rille_linkbuffer *out = err ? NULL : rille_conn_output(c, &err);
-  if (!out) return err;
+  return out ? rille_conn_written(c, rille_linkbuffer_write_slice(out, s)) : err;
+}
+
+int rille_conn_write_view(rille_conn *c, const uint8_t *base, uint32_t size, rille_cell *cell, rille_block *block,
+                          uint32_t epoch) {
   rille_slice s = {.base_ = base, .cell_ = cell, .block_ = block, .size_ = size, .epoch_ = epoch};
-  return rille_conn_written(c, rille_linkbuffer_write_slice(out, &s));
+  return rille_conn_write_slice(c, &s);
 }
 
 int rille_conn_write_buffer(rille_conn *c, rille_linkbuffer *from) {

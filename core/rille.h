@@ -401,6 +401,8 @@ int rille_conn_write(rille_conn *c, const char *bytes, size_t size);
 /* a slice by its fields, so that the caller's need not exist in memory */
 int rille_conn_write_view(rille_conn *c, const uint8_t *base, uint32_t size, rille_cell *cell, rille_block *block,
                           uint32_t epoch);
+/* the same of one that does, and has not expired */
+int rille_conn_write_slice(rille_conn *c, const rille_slice *s);
 int rille_conn_write_buffer(rille_conn *c, rille_linkbuffer *from);
 /* before more is encoded in place: 0, or RILLE_PARK above the high-water mark */
 int rille_conn_throttle(rille_conn *c);
@@ -513,6 +515,7 @@ void rille_log_count(rille_log_counts *out);
 #include "rille_prefork.h"
 #include "rille_proxy.h"
 #include "rille_pump.h"
+#include "rille_redis.h"
 #include "rille_reload.h"
 #include "rille_stream.h"
 #include "rille_process.h"

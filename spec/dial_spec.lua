@@ -25,6 +25,24 @@ end
 describe("rille.dial", function()
   after_each(server.cleanup)
 
+  it("lets as much input wait as it is told", function()
+    check [[
+      local big = ("x"):rep(3e6)
+      local l = listen(function(c) c:skip(c:len()) c:write(big) end)
+      local c = assert(rille.dial(l:address(), { max_input = 4 * 2 ^ 20 }))
+      c:send "go"
+      equal(c:next(#big):len(), #big)
+      c:close()
+      c = assert(rille.dial(l:address(), { max_input = 1000 }))
+      c:send "go"
+      local s, err = c:next(2000)
+      equal(s, nil) equal(err, "too large")
+      c:abort()
+      raises("max_input takes bytes", rille.dial, l:address(), { max_input = 0 })
+      l:close()
+    ]]
+  end)
+
   it("reaches every kind of stream, and gives a connection like others", function()
     check [[
       for _, url in ipairs { "tcp://127.0.0.1:0", "tcp4://127.0.0.1:0", "unix://" .. folder .. "/s", "unix:@rille-dial-" .. folder:sub(-6),

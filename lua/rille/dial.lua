@@ -7,6 +7,7 @@ local C = require "rille.core"
 local conn = require "rille.conn"
 local conn_tls = require "rille.conn_tls"
 local errors = require "rille.errors"
+local listener = require "rille.listener"
 local misuse = require "rille.misuse"
 local resolve = require "rille.resolve"
 local scheme = require "rille.config.scheme"
@@ -32,7 +33,7 @@ end
 -- ---- options ---------------------------------------------------------------------------------------------------
 
 local KINDS = { timeout = "number", bind = "string", nodelay = "boolean", keepalive = "number", max = "number", dns = "table",
-  tls = "table" }
+  tls = "table", max_input = "number" }
 
 local function check(opts, what)
   if type(opts) ~= "table" then misuse("bad argument to '%s' (a table expected, got %s)", what, type(opts)) end
@@ -44,8 +45,11 @@ local function check(opts, what)
     end
   end
   if opts.timeout then timer.seconds(opts.timeout, what) end
-  local max, keepalive = opts.max, opts.keepalive or 1
+  local max, keepalive, max_input = opts.max, opts.keepalive or 1, opts.max_input or 1
   if max and not (max >= 1 and max % 1 == 0) then misuse("rille.%s: max is a whole number from 1, got %s", what, tostring(max)) end
+  if not (max_input >= 1 and max_input <= 2 ^ 30 and max_input % 1 == 0) then
+    misuse("rille.%s: max_input takes bytes from 1 to %d, got %s", what, 2 ^ 30, tostring(max_input))
+  end
   if not (keepalive >= 1 and keepalive <= 32767) then
     misuse("rille.%s: keepalive takes seconds from 1 to 32767, or false, got %s", what, tostring(keepalive))
   end
@@ -59,6 +63,17 @@ local function bound(address)
   end
   if not address:find(":%d+$") or address:find("%]$") then address = address .. ":0" end
   return "tcp://" .. address
+end
+
+local services = {} -- by max_input; of connections that may take more, or less, than those of other origin
+
+-- The service whose connections hold so many bytes of input.
+local function service_of(max_input)
+  if not max_input then return state.default_service end
+  if not services[max_input] then
+    services[max_input] = listener.service({}, { timeouts = { linger = 2 }, limits = { max_input = max_input } })
+  end
+  return services[max_input]
 end
 
 local Dialer = {}
@@ -120,13 +135,14 @@ local function open(self, url)
   local token = resolve.new_token()
   local id = C.rille_dial_start(state.handle, url, self.options, token, message_box, 1024)
   if id < 0 then return failed(url, id, ffi.string(message_box)) end
-  local p = C.rille_dial_take(state.default_service, id, err_box, message_box, 1024)
+  local service = service_of(self.opts.max_input)
+  local p = C.rille_dial_take(service, id, err_box, message_box, 1024)
   if p == nil and err_box[0] == PARK then
     self.pending = (self.pending or 0) + 1
     local ok, err = pcall(resolve.await, id, token)
     self.pending = self.pending - 1
     if not ok then error(err, 0) end
-    p = C.rille_dial_take(state.default_service, id, err_box, message_box, 1024)
+    p = C.rille_dial_take(service, id, err_box, message_box, 1024)
   end
   if p == nil then return failed(url, err_box[0], ffi.string(message_box)) end
   return take(self, p)
@@ -204,7 +220,7 @@ function M.dial(url, opts)
 end
 
 function M.reset()
-  plain = nil
+  plain, services = nil, {}
 end
 
 return M

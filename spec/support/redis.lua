@@ -1,0 +1,43 @@
+-- redis: redis-server as a child process, and what its own clients say to a server.
+
+local server = require "spec.support.server"
+local net = require "spec.support.net"
+
+local M = {}
+local count = 0
+
+-- A port of 127.0.0.1 that nobody has at the moment.
+function M.free_port()
+  local pipe = assert(io.popen [[python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])']])
+  local port = tonumber(pipe:read "*l")
+  pipe:close()
+  return port
+end
+
+-- A real server, with further words for its command line; server.cleanup() ends it. { port =, url =, process = }
+function M.start(...)
+  count = count + 1
+  local port = M.free_port()
+  local process = server.spawn("", { command = { "/usr/bin/env", "redis-server", "--bind", "127.0.0.1", "--port", tostring(port), "--save",
+    "", "--dir", server.folder(), "--enable-debug-command", "yes", ... } })
+  process:forget()
+  local ready = net.poll_until(function() return process:log():find "eady to accept connections" or process:has_exited() end, 10)
+  if not ready or process:has_exited() then error("redis-server does not start:\n" .. process:tail(), 0) end
+  return { port = port, url = "redis://127.0.0.1:" .. port, process = process }
+end
+
+-- What a program prints, and its exit status.
+function M.output(format, ...)
+  local pipe = assert(io.popen("exec 2>&1; timeout 60 " .. format:format(...) .. "; echo \"exit $?\""))
+  local text, status = pipe:read("*a"):match "^(.*)exit (%d+)\n$"
+  pipe:close()
+  return text, tonumber(status)
+end
+
+function M.command(...)
+  local out = { ("*%d\r\n"):format(select("#", ...)) }
+  for i, word in ipairs { ... } do out[i + 1] = ("$%d\r\n%s\r\n"):format(#word, word) end
+  return table.concat(out)
+end
+
+return M
