@@ -128,14 +128,16 @@ describe("rille.redis in a cluster", function()
   end)
 
   it("works with real servers", function()
-    local list = {}
+    local list, bus = {}, {}
     for i = 1, 2 do
-      list[i] = redis.start("--cluster-enabled", "yes", "--cluster-config-file", "nodes" .. i .. ".conf", "--appendonly", "no")
+      bus[i] = redis.free_port() -- what it is otherwise may be no port
+      list[i] = redis.start("--cluster-enabled", "yes", "--cluster-config-file", "nodes" .. i .. ".conf", "--appendonly", "no",
+        "--cluster-port", tostring(bus[i]))
     end
     local function cli(i, ...) return (redis.output("redis-cli -p %d %s", list[i].port, table.concat({ ... }, " "))) end
     cli(1, "cluster", "addslotsrange", 0, 8191)
     cli(2, "cluster", "addslotsrange", 8192, 16383)
-    cli(1, "cluster", "meet", "127.0.0.1", list[2].port)
+    cli(1, "cluster", "meet", "127.0.0.1", list[2].port, bus[2])
     assert.is_true(net.poll_until(function()
       return cli(1, "cluster", "info"):find "cluster_state:ok" and cli(2, "cluster", "info"):find "cluster_state:ok" and true
     end, 30))
