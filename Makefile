@@ -181,7 +181,7 @@ build/fuzz/%: spec/fuzz/%_fuzz.c $(wildcard core/*.[ch] spec/*/*.h)
 
 # ---- bench and lint -------------------------------------------------------------------------------------------------
 
-bench: deps build $(addprefix build/bench/,echo client http http_client fanout fanout_client connects_client udp tail_client table.so)
+bench: deps build $(addprefix build/bench/,echo client http http_client fanout fanout_client connects_client udp tail_client reload_client table.so)
 	@LUA_PATH="lua/?.lua;lua/?/init.lua;;" $(LUAJIT) bench/run.lua $(BENCH)
 
 # A server treated as badly as TCP allows: make torture [SECONDS=20] [SEED=1] (a failure names its seed). Then so many rounds of each race of
@@ -193,7 +193,7 @@ torture: build build/bench/torture
 	@RILLE_ROUNDS=$${RILLE_ROUNDS:-1000} TIMEOUT=$${TIMEOUT:-900} LUAJIT=$(LUAJIT) .ci/tests spec/close_race_spec.lua spec/reload_load_spec.lua
 
 build/bench/echo build/bench/http: build/bench/%: bench/baseline/%.c bench/baseline/serve.c bench/baseline/serve.h
-build/bench/client build/bench/http_client build/bench/fanout_client build/bench/connects_client build/bench/tail_client: build/bench/%: bench/%.c bench/load.c bench/load.h
+build/bench/client build/bench/http_client build/bench/fanout_client build/bench/connects_client build/bench/tail_client build/bench/reload_client: build/bench/%: bench/%.c bench/load.c bench/load.h
 build/bench/fanout: bench/baseline/fanout.c bench/baseline/serve.h
 build/bench/udp: bench/baseline/udp.c
 build/bench/torture: bench/torture.c

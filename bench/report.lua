@@ -1,6 +1,7 @@
 -- The numbers as text for people. JSON has the same and more; what is not known is json.null there and n/a here.
 local dict = require "bench.dict"
 
+local reload = require "bench.reload"
 local tail = require "bench.tail"
 
 local report = {}
@@ -136,6 +137,24 @@ local function tail_text(one)
       b.p99_us, spread(one.client_ratio))
 end
 
+local function reload_row(one)
+  return ("  %-8s p99 %6.0f -> %6.0f us, times %s\n"):format(one.name or "", one.p99_us.steady, one.p99_us.reloading, spread(one.p99_ratio))
+    .. ("           %d reloads, %d requests: %d failed, %d connections closed; new code answers after %.0f ms (at most %.0f), old code\n"
+      .. "           for %.0f ms (%.0f); memory at most %.1f -> %.1f MB\n"):format(one.reloads, one.answers, one.failed, one.closed,
+      one.first_s.median * 1e3, one.first_s.most * 1e3, one.last_s.median * 1e3, one.last_s.most * 1e3, one.memory.steady / 1e6,
+      one.memory.reloading / 1e6)
+end
+
+local function reload_text(result)
+  local parts = { ("reload every %g s under %d requests a second over %d connections, %d loops or workers; %d pairs of %g s\n"):format(
+    reload.EVERY_S, reload.RATE, reload.CONNECTIONS, reload.LOOPS, result.pairs, result.seconds) }
+  for _, one in ipairs(result.servers) do parts[#parts + 1] = reload_row(one) end
+  local many = result.modules
+  parts[#parts + 1] = ("reload of a script of %d modules\n"):format(reload.MODULES) .. reload_row(many)
+  return table.concat(parts) .. ("           longest turn %.2f -> %.2f ms\n"):format(many.longest_turn_ms.steady,
+    many.longest_turn_ms.reloading)
+end
+
 local function loops_text(result)
   local parts = { ("loops, %s, %d windows; on every core\n"):format(result.case, result.rounds) }
   for _, one in ipairs(result.loops) do
@@ -173,6 +192,7 @@ function report.text(document)
   end
   if document.dict then parts[#parts + 1] = dict_text(document.dict) end
   if document.tail then parts[#parts + 1] = tail_text(document.tail) end
+  if document.reload then parts[#parts + 1] = reload_text(document.reload) end
   return table.concat(parts)
 end
 

@@ -12,6 +12,7 @@ local json = require "bench.json"
 local loops = require "bench.loops"
 local posix = require "bench.posix"
 local proc = require "bench.proc"
+local reload = require "bench.reload"
 local report = require "bench.report"
 local tail = require "bench.tail"
 local udp = require "bench.udp"
@@ -20,15 +21,16 @@ local usage = require "bench.usage"
 local USAGE = [[
 usage: luajit bench/run.lua [--json] [--only PARTS] [--pairs N] [--quick] [--server CMD] [--build DIR]
   --json        one JSON document on stdout instead of the report
-  --only PARTS  of echo, http, fanout, udp, connects, loops, idle, dict, tail, or cases of http: hello, pipelined, json; several with
-                commas between
+  --only PARTS  of echo, http, fanout, udp, connects, loops, idle, dict, tail, reload, or cases of http: hello, pipelined, json;
+                several with commas between
   --pairs N     pairs of windows for each size or case (15)
   --quick       3 pairs of 0.3 s windows: is it alive, not how fast is it
   --server CMD  measure this command instead of Rille; {port} stands for the port on 127.0.0.1. It echoes; fanout, udp, connects, loops
                 and http are left out, unless --only names http: then {answer} stands for hello or json, which it has to serve
   --build DIR   where the programs in C are (build/bench)
 ]]
-local PROGRAMS = { "echo", "client", "http", "http_client", "fanout", "fanout_client", "udp", "connects_client", "tail_client", "table.so" }
+local PROGRAMS = { "echo", "client", "http", "http_client", "fanout", "fanout_client", "udp", "connects_client", "tail_client",
+  "reload_client", "table.so" }
 local CASES = {} -- the same list that --only http stands for
 for i, case in ipairs(http.CASES) do CASES[i] = case.name end
 
@@ -40,7 +42,7 @@ end
 -- The parts in a list with commas, as keys; "http" becomes its cases.
 local function parts_of(list)
   local parts, known = {}, {}
-  for _, name in ipairs { "echo", "http", "fanout", "udp", "connects", "loops", "idle", "dict", "tail" } do known[name] = true end
+  for _, name in ipairs { "echo", "http", "fanout", "udp", "connects", "loops", "idle", "dict", "tail", "reload" } do known[name] = true end
   for _, name in ipairs(CASES) do known[name] = true end
   for name in (list .. ","):gmatch("([^,]*),") do
     if not known[name] then fail(("--only: no part named %q\n%s"):format(name, USAGE), 1) end
@@ -85,8 +87,8 @@ local function parse(args)
     end
     i = i + 1
   end
-  options.parts = options.parts or parts_of(options.command and "echo,idle" or "echo,http,fanout,udp,connects,loops,idle,dict,tail")
-  for _, part in ipairs { "fanout", "udp", "connects", "loops", "tail" } do
+  options.parts = options.parts or parts_of(options.command and "echo,idle" or "echo,http,fanout,udp,connects,loops,idle,dict,tail,reload")
+  for _, part in ipairs { "fanout", "udp", "connects", "loops", "tail", "reload" } do
     if options.command and options.parts[part] then fail(("--server: %s measures Rille alone\n"):format(part), 1) end
   end
   return options
@@ -137,6 +139,7 @@ local function measure(options, settings)
     idle = parts.idle and measure_idle(options, settings) or nil,
     dict = parts.dict and dict.measure(settings, progress) or nil,
     tail = parts.tail and tail.measure(settings, progress) or nil,
+    reload = parts.reload and reload.measure(settings, progress) or nil,
   }
 end
 

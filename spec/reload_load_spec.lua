@@ -105,10 +105,21 @@ describe("reloads under load", function()
     end
     note("%d reloads, %d answers, %d rolled back, which cost %d answers or connections; longest turn %.1f ms", rounds, counts.answers,
       rolled_back, allowed, longest_turn(s))
-    if not net.is_sanitized then assert.is_true(longest_turn(s) < 200) end
+    -- alone on its cores it has to be at most 20 ms
+    if not net.is_sanitized then assert.is_true(longest_turn(s) < (ROUNDS and 20 or 200)) end
     reload.wait_retired(s)
     s:stop()
   end)
+
+  -- The least of some readings: the last state may be being closed.
+  local function settled_rss(s)
+    local least = math.huge
+    for _ = 1, 10 do
+      least = math.min(least, s:rss())
+      net.nap(100)
+    end
+    return least
+  end
 
   -- RSS after so many reloads of a text against that after the first ones.
   local function growth(s, text, warm, rounds)
@@ -117,11 +128,11 @@ describe("reloads under load", function()
       reload.wait_retired(s)
     end
     go(warm)
-    local before, began = s:rss(), net.now()
+    local before, began = settled_rss(s), net.now()
     go(rounds)
-    local grown = s:rss() - before
+    local seconds, grown = net.now() - began, settled_rss(s) - before
     note("%d reloads: RSS %.1f MB after the first %d, %+.2f MB; %.1f ms each", rounds, before / 1e6, warm, grown / 1e6,
-      (net.now() - began) * 1e3 / rounds)
+      seconds * 1e3 / rounds)
     return grown
   end
 
@@ -158,8 +169,8 @@ describe("reloads under load", function()
       function M.selftest() assert(objects[3].point:sum() == 6 and ("x"):patched() == "x" .. NUMBER and ffi.new("same", 4):twice() == 8) end
     ]] })
     local s = reload.start((text:gsub("NUMBER", "0")))
-    local grown = growth(s, text, 20, ROUNDS and 10000 or 150)
-    if not net.is_sanitized then assert.is_true(grown < 3e6) end
+    local grown = growth(s, text, ROUNDS and 1000 or 20, ROUNDS and 9000 or 150)
+    if not net.is_sanitized then assert.is_true(grown < (ROUNDS and 0.5e6 or 2e6)) end
     s:stop()
   end)
 end)

@@ -338,6 +338,7 @@ function reload.main(loop_address, state_address, bytes)
   boot.attach(pointer("rille_loop *", loop_address), handle,
     { label = LABEL, generation = 1, loop_id = 0, loop_count = 0, io_timeout = plan.conf.io.timeout })
   vm.seed()
+  jit.off() -- nothing here is hot, and what is compiled would be memory that grows
   _G.print = vm.print_to_log
   -- now, and not when descriptors may be short
   for _, name in ipairs {
