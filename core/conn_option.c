@@ -12,6 +12,7 @@
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 static bool is_tcp(const rille_conn *c) {
   return c->flags & RILLE_CONN_SOCKET && (c->peer.family == AF_INET || c->peer.family == AF_INET6);
@@ -91,6 +92,10 @@ int rille_conn_dup(rille_conn *c) {
   if (fd < 0) return rille_err_from_errno(errno);
   c->flags |= RILLE_CONN_SHARED;
   return fd;
+}
+
+void rille_descriptor_close(int fd) {
+  if (fd >= 0) (void)close(fd);
 }
 
 /* ---- tcp_info -------------------------------------------------------------------------------------------------- */

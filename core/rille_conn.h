@@ -44,6 +44,8 @@ int rille_conn_option(const rille_conn *c, int option, double *value);
 int rille_conn_set_option(rille_conn *c, int option, double value);
 /* another descriptor of its socket, the caller's (owned); or an error */
 int rille_conn_dup(rille_conn *c);
+/* for a descriptor of rille_conn_dup or rille_conn_detach that nobody takes */
+void rille_descriptor_close(int fd);
 
 /* ---- output that was held back --------------------------------------------------------------------------------- */
 

@@ -9,6 +9,7 @@ local Slice = require "rille.slice"
 local errors = require "rille.errors"
 local misuse = require "rille.misuse"
 local task = require "rille.task"
+local timer = require "rille.timer"
 
 local type = type
 local new_slice = Slice.new_from
@@ -37,7 +38,7 @@ M.gone = gone
 -- The READ event.
 function M.resume(slot)
   local fiber = readers[slot]
-  if not fiber then return end
+  if not fiber or fiber.queued then return end -- one that waits for several things may have been woken by another
   readers[slot] = false
   return task.resume(fiber)
 end
@@ -68,6 +69,15 @@ local function park(self)
 end
 
 M.park = park
+
+-- The same for at most so many seconds (nil: for ever). True; or nil, "timeout", and nobody reads any more.
+function M.park_within(self, seconds)
+  readers[self._slot] = task.current() or false
+  local _, late = timer.park(seconds, cancel, self)
+  if late then return nil, late end
+  if self._p then C.rille_conn_unwant(self._p, 0) end
+  return true
+end
 
 -- The running task waits for this one among others, see select.lua; what rille_conn_want said is RILLE_PARK.
 function M.watch(self)

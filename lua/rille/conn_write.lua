@@ -10,6 +10,7 @@ local errors = require "rille.errors"
 local gone = require("rille.conn_read").gone
 local misuse = require "rille.misuse"
 local task = require "rille.task"
+local timer = require "rille.timer"
 
 local type = type
 local istype = ffi.istype
@@ -57,7 +58,8 @@ function M.reset()
   writers = {}
 end
 
-local function park(self)
+-- The running task waits for the WRITE event. What unwatch() takes to end that.
+local function watch(self)
   local slot = self._slot
   local list = writers[slot]
   if not list then
@@ -66,7 +68,20 @@ local function park(self)
   end
   local fiber = task.current()
   list[#list + 1] = fiber
-  task.park(cancel, { slot = slot, fiber = fiber })
+  return { slot = slot, fiber = fiber }
+end
+
+M.watch, M.unwatch = watch, cancel
+
+local function park(self)
+  task.park(cancel, watch(self))
+end
+
+-- The same for at most so many seconds (nil: for ever). True, or nil, "timeout".
+function M.park_within(self, seconds)
+  local _, late = timer.park(seconds, cancel, watch(self))
+  if late then return nil, late end
+  return true
 end
 
 -- ---- methods ---------------------------------------------------------------------------------------------------
