@@ -163,7 +163,7 @@ model: test-deps build
 
 # Each fuzzer for a while, from its corpus: make fuzz [FUZZ_SECONDS=60]. An input that fails is put among the regressions.
 FUZZ_SECONDS ?= 60
-FUZZERS       = http_head http_chunk codec_length_field codec_netstring codec_resp proxy_head
+FUZZERS       = http_head http_chunk http_reply codec_length_field codec_netstring codec_resp proxy_head
 fuzz:
 	@.ci/deps fuzz
 	@$(MAKE) --no-print-directory $(FUZZERS:%=build/fuzz/%)
@@ -171,7 +171,7 @@ fuzz:
 	  build/fuzz/$$f -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -dict=spec/fuzz/http.dict -print_final_stats=1 \
 	    -artifact_prefix=spec/fuzz/regress/$$f/ build/fuzz/corpus/$$f spec/fuzz/corpus/$$f spec/fuzz/regress/$$f || exit; done
 
-build/fuzz/http_%: FUZZED = core/http_head.c core/http_chunk.c core/http_target.c
+build/fuzz/http_%: FUZZED = core/http_head.c core/http_chunk.c core/http_reply.c core/http_target.c
 build/fuzz/proxy_head: FUZZED = core/proxy_head.c core/checksum.c core/peer.c
 build/fuzz/codec_%: FUZZED = $(wildcard core/codec*.c core/linkbuffer*.c) core/block.c core/cache.c core/cell.c core/slice.c
 build/fuzz/%: spec/fuzz/%_fuzz.c $(wildcard core/*.[ch] spec/*/*.h)

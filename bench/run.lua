@@ -3,6 +3,7 @@ package.path = "./?.lua;" .. package.path
 jit.off() -- a Ctrl-C reaches the interpreter at once; nothing here is hot
 
 local connects = require "bench.connects"
+local devices = require "bench.devices"
 local dict = require "bench.dict"
 local echo = require "bench.echo"
 local fanout = require "bench.fanout"
@@ -21,8 +22,8 @@ local usage = require "bench.usage"
 local USAGE = [[
 usage: luajit bench/run.lua [--json] [--only PARTS] [--pairs N] [--quick] [--server CMD] [--build DIR]
   --json        one JSON document on stdout instead of the report
-  --only PARTS  of echo, http, fanout, udp, connects, loops, idle, dict, tail, reload, or cases of http: hello, pipelined, json;
-                several with commas between
+  --only PARTS  of echo, http, fanout, udp, connects, loops, idle, dict, tail, reload, devices, or cases of http: hello, pipelined,
+                json; several with commas between
   --pairs N     pairs of windows for each size or case (15)
   --quick       3 pairs of 0.3 s windows: is it alive, not how fast is it
   --server CMD  measure this command instead of Rille; {port} stands for the port on 127.0.0.1. It echoes; fanout, udp, connects, loops
@@ -31,6 +32,7 @@ usage: luajit bench/run.lua [--json] [--only PARTS] [--pairs N] [--quick] [--ser
 ]]
 local PROGRAMS = { "echo", "client", "http", "http_client", "fanout", "fanout_client", "udp", "connects_client", "tail_client",
   "reload_client", "table.so" }
+local ALL = "echo,http,fanout,udp,connects,loops,idle,dict,tail,reload,devices"
 local CASES = {} -- the same list that --only http stands for
 for i, case in ipairs(http.CASES) do CASES[i] = case.name end
 
@@ -42,7 +44,7 @@ end
 -- The parts in a list with commas, as keys; "http" becomes its cases.
 local function parts_of(list)
   local parts, known = {}, {}
-  for _, name in ipairs { "echo", "http", "fanout", "udp", "connects", "loops", "idle", "dict", "tail", "reload" } do known[name] = true end
+  for name in ALL:gmatch "[^,]+" do known[name] = true end
   for _, name in ipairs(CASES) do known[name] = true end
   for name in (list .. ","):gmatch("([^,]*),") do
     if not known[name] then fail(("--only: no part named %q\n%s"):format(name, USAGE), 1) end
@@ -87,8 +89,8 @@ local function parse(args)
     end
     i = i + 1
   end
-  options.parts = options.parts or parts_of(options.command and "echo,idle" or "echo,http,fanout,udp,connects,loops,idle,dict,tail,reload")
-  for _, part in ipairs { "fanout", "udp", "connects", "loops", "tail", "reload" } do
+  options.parts = options.parts or parts_of(options.command and "echo,idle" or ALL)
+  for _, part in ipairs { "fanout", "udp", "connects", "loops", "tail", "reload", "devices" } do
     if options.command and options.parts[part] then fail(("--server: %s measures Rille alone\n"):format(part), 1) end
   end
   return options
@@ -140,6 +142,7 @@ local function measure(options, settings)
     dict = parts.dict and dict.measure(settings, progress) or nil,
     tail = parts.tail and tail.measure(settings, progress) or nil,
     reload = parts.reload and reload.measure(settings, progress) or nil,
+    devices = parts.devices and devices.measure(settings, progress) or nil,
   }
 end
 
