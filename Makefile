@@ -167,7 +167,7 @@ model: test-deps build
 # Each fuzzer for a while, from its corpus: make fuzz [FUZZ_SECONDS=60]. An input that fails is put among the regressions. What is decoded in Lua
 # has its own: bad packets of MQTT, alone and sent to a broker.
 FUZZ_SECONDS ?= 60
-FUZZERS       = http_head http_chunk codec_length_field codec_netstring codec_resp proxy_head dns_message redis_commands
+FUZZERS       = http_head http_chunk http_reply codec_length_field codec_netstring codec_resp proxy_head dns_message redis_commands
 fuzz:
 	@.ci/deps run test fuzz
 	@$(MAKE) --no-print-directory $(FUZZERS:%=build/fuzz/%)
@@ -177,7 +177,7 @@ fuzz:
 	@$(MAKE) --no-print-directory build
 	@COUNT=$$(($(FUZZ_SECONDS) * 3000)) SEED=$(SEED) TIMEOUT=$$(($(FUZZ_SECONDS) * 10 + 120)) LUAJIT=$(LUAJIT) .ci/tests spec/mqtt_fuzz_spec.lua
 
-build/fuzz/http_%: FUZZED = core/http_head.c core/http_chunk.c core/http_target.c
+build/fuzz/http_%: FUZZED = core/http_head.c core/http_chunk.c core/http_reply.c core/http_target.c
 build/fuzz/proxy_head: FUZZED = core/proxy_head.c core/checksum.c core/peer.c
 build/fuzz/dns_message: FUZZED = core/dns_message.c core/dns_cache.c
 build/fuzz/redis_%: FUZZED = core/redis.c core/checksum.c $(wildcard core/codec*.c core/linkbuffer*.c) core/block.c core/cache.c core/cell.c core/slice.c

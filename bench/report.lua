@@ -26,6 +26,10 @@ local function spread(quartiles)
   return ("%.3f (%.3f .. %.3f)"):format(quartiles.median, quartiles.q1, quartiles.q3)
 end
 
+local function spread_us(quartiles)
+  return ("%.0f (%.0f .. %.0f)"):format(quartiles.median, quartiles.q1, quartiles.q3)
+end
+
 local function ratio_row(name, ratios)
   return ("  %-22s CPU %s   rate %s   p99 %s\n"):format(
     name, spread(ratios.cpu), spread(ratios.rate), spread(ratios.p99))
@@ -143,6 +147,18 @@ local function tail_text(one)
       b.p99_us, spread(one.client_ratio))
 end
 
+local function devices_text(one)
+  return ("devices: %d over %d loops, %d commands a second to them at random over HTTP, %d windows of %g s\n"):format(one.devices,
+    one.loops, one.rate, one.windows, one.seconds)
+    .. ("    %d commands, %d answered, %d failed, %d with another answer; devices received %d\n"):format(one.sent, one.answered,
+      one.failed, one.wrong, one.received)
+    .. ("    in the server, with the way to the device and back   p50 %s us   p99 %s us\n"):format(spread_us(one.server_p50_us),
+      spread_us(one.server_p99_us))
+    .. ("    at the client                                        p50 %s us   p99 %s us\n"):format(spread_us(one.p50_us),
+      spread_us(one.p99_us))
+    .. ("    memory %.0f bytes a device, %.0f of them in use by Lua\n"):format(one.resident_per_device, one.lua_per_device)
+end
+
 local function reload_row(one)
   return ("  %-8s p99 %6.0f -> %6.0f us, times %s\n"):format(one.name or "", one.p99_us.steady, one.p99_us.reloading, spread(one.p99_ratio))
     .. ("           %d reloads, %d requests: %d failed, %d connections closed; new code answers after %.0f ms (at most %.0f), old code\n"
@@ -237,6 +253,7 @@ function report.text(document)
   if document.dns then parts[#parts + 1] = dns_text(document.dns) end
   for _, result in ipairs(document.tls or {}) do parts[#parts + 1] = tls_text(result, document.settings, name) .. "\n" end
   if document.redis then parts[#parts + 1] = redis_text(document.redis) end
+  if document.devices then parts[#parts + 1] = devices_text(document.devices) end
   return table.concat(parts)
 end
 

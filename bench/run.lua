@@ -3,6 +3,7 @@ package.path = "./?.lua;" .. package.path
 jit.off() -- a Ctrl-C reaches the interpreter at once; nothing here is hot
 
 local connects = require "bench.connects"
+local devices = require "bench.devices"
 local dict = require "bench.dict"
 local dns = require "bench.dns"
 local echo = require "bench.echo"
@@ -35,6 +36,7 @@ local PARTS = {
   "dict",
   "tail",
   "reload",
+  "devices",
 }
 local WITH_PEERS = { "dns", "tls", "redis" } -- left out unless they are named: they need other servers
 local OF_OTHERS = { echo = true, http = true, idle = true, dict = true }
@@ -182,6 +184,7 @@ local function measure(options, settings)
     dns = parts.dns and dns.measure(settings, progress) or nil,
     tls = parts.tls and tls.measure(settings, name, progress) or nil,
     redis = parts.redis and redis.measure(settings, progress) or nil,
+    devices = parts.devices and devices.measure(settings, progress) or nil,
   }
 end
 

@@ -165,6 +165,7 @@ static void refuse_input(rille_conn *c) {
 }
 
 int rille_conn_done(rille_conn *c) {
+  if (c->is_http) return rille_http_adopted(c);
   if (c->tasks > 0) c->tasks--;
   bool again = c->flags & (RILLE_CONN_CONSUMED | RILLE_CONN_ARRIVED) || rille_conn_input_held(c) > 0;
   rille_conn_release(c);

@@ -95,6 +95,8 @@ struct rille_http {
 
 /* Input came (or was there already): true when a whole head is there and on_request is to be called. */
 bool rille_http_arrived(rille_conn *c);
+/* The handler that has made it speak HTTP has returned: in place of rille_conn_done. */
+int rille_http_adopted(rille_conn *c);
 /* The connection is over. */
 void rille_http_drop(rille_conn *c);
 /* How many ms the exchange may wait for what it waits for, from *since on (loop->now_ms); 0: no limit, or it waits for nothing. */

@@ -91,6 +91,7 @@ int64_t rille_http_chunk_decode(rille_http_chunk *chunk, const uint8_t *bytes, s
     int after = step(chunk, bytes[i++]);
     if (after == REFUSED) return -400;
     chunk->phase = (uint8_t)after;
+    chunk->tail += before >= TRAILER_START;
     if (before == SIZE_LF) {
       if (chunk->size > (uint64_t)INT64_MAX) return -413;
       chunk->left = chunk->size;

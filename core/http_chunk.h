@@ -13,6 +13,7 @@ typedef struct rille_http_chunk {
   uint64_t left;  /* bytes of data that come next; the caller subtracts what it took */
   uint64_t size;  /* of the size line that is being read */
   uint32_t extra; /* bytes of extensions and trailers so far */
+  uint32_t tail; /* bytes so far behind the last size line: trailers with the ends of their lines, and the empty line */
   uint8_t digits; /* of that size */
   uint8_t phase;
 } rille_http_chunk;
@@ -29,7 +30,8 @@ void rille_http_chunk_init(rille_http_chunk *chunk);
  *   -413  a chunk of 2^63 bytes or more
  *   -431  more than extra_max bytes of extensions and trailers in all
  *
- * Trailers are checked and dropped: none of them is merged into the header (RFC 9110 section 6.5.1).
+ * Trailers are checked and dropped: none of them is merged into the header (RFC 9110 section 6.5.1). Who wants them finds them in the
+ * last bytes that were consumed: as many as chunk->tail has grown by.
  */
 int64_t rille_http_chunk_decode(rille_http_chunk *chunk, const uint8_t *bytes, size_t size, uint32_t extra_max);
 

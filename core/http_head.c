@@ -2,10 +2,7 @@
  * http_head: see http_head.h. Lines are decoded one by one; a line that is not complete is looked at again from its start
  * when more is there, which the limits keep cheap. Only the first limits->head bytes are ever looked at.
  */
-#include "http_head.h"
-
-#include <endian.h>
-#include <string.h>
+#include "http_line.h"
 
 #define IN_TOKEN   RILLE_HTTP_TOKEN
 #define IN_TARGET  RILLE_HTTP_TARGET
@@ -58,22 +55,6 @@ const uint8_t rille_http_class[256] = {
 
 /* ---- pieces ---------------------------------------------------------------------------------------------------- */
 
-static inline bool is_in(uint8_t c, int class) { return (rille_http_class[c] & class) != 0; }
-
-/* The place of the first byte at or behind `at` that is not in class, or size. Four steps a turn: most of a head is scanned here. */
-static inline size_t run_end(const uint8_t *bytes, size_t at, size_t size, int class) {
-  for (; size - at >= 4; at += 4) {
-    if (!is_in(bytes[at], class)) return at;
-    if (!is_in(bytes[at + 1], class)) return at + 1;
-    if (!is_in(bytes[at + 2], class)) return at + 2;
-    if (!is_in(bytes[at + 3], class)) return at + 3;
-  }
-  while (at < size && is_in(bytes[at], class)) at++;
-  return at;
-}
-
-static inline bool is_blank(uint8_t c) { return c == ' ' || c == '\t'; }
-
 static inline uint8_t lower(uint8_t c) { return c >= 'A' && c <= 'Z' ? c | 0x20 : c; }
 
 bool rille_http_is(const uint8_t *a, size_t size, const char *b, size_t b_size) {
@@ -88,29 +69,10 @@ bool rille_http_is(const uint8_t *a, size_t size, const char *b, size_t b_size) 
 #define IS(a, size, literal) rille_http_is((a), (size), (literal), sizeof(literal) - 1)
 
 bool rille_http_is_token(const uint8_t *bytes, size_t size) {
-  return size > 0 && run_end(bytes, 0, size, IN_TOKEN) == size;
+  return size > 0 && rille_http_run_end(bytes, 0, size, IN_TOKEN) == size;
 }
 
-/* The place of the first control character other than HTAB at or behind `at`, or size. Eight bytes at a time: sums of seven bits
- * never reach the next byte, and the top bit of each tells. */
-static size_t value_end(const uint8_t *bytes, size_t at, size_t size) {
-  const uint64_t ones = UINT64_C(0x0101010101010101), tops = ones * 0x80;
-  for (; at + 8 <= size; at += 8) {
-    uint64_t word;
-    memcpy(&word, bytes + at, 8);
-    word = le64toh(word);
-    uint64_t low = word & ~tops;
-    uint64_t is_visible = low + ones * 0x60, is_not_tab = (low ^ ones * '\t') + ones * 0x7f, is_del = low + ones;
-    uint64_t found = ((~is_visible & is_not_tab) | is_del) & ~word & tops;
-    if (found) return at + (size_t)__builtin_ctzll(found) / 8;
-  }
-  for (; at < size; at++) {
-    if ((bytes[at] < 0x20 && bytes[at] != '\t') || bytes[at] == 0x7f) return at;
-  }
-  return size;
-}
-
-bool rille_http_is_value(const uint8_t *bytes, size_t size) { return value_end(bytes, 0, size) == size; }
+bool rille_http_is_value(const uint8_t *bytes, size_t size) { return rille_http_value_end(bytes, 0, size) == size; }
 
 bool rille_http_is_length(const uint8_t *bytes, size_t size, uint64_t *value) {
   uint64_t n = 0;
@@ -126,7 +88,7 @@ bool rille_http_is_length(const uint8_t *bytes, size_t size, uint64_t *value) {
 /* "[" IPv6 address "]": how long, 0 when it is none. Only its characters are checked: nobody connects to it here. */
 static size_t literal_size(const uint8_t *bytes, size_t size) {
   size_t i = 1;
-  while (i < size && (is_in(bytes[i], RILLE_HTTP_HEX) || bytes[i] == ':' || bytes[i] == '.')) i++;
+  while (i < size && (rille_http_is_in(bytes[i], RILLE_HTTP_HEX) || bytes[i] == ':' || bytes[i] == '.')) i++;
   return i > 2 && i < size && bytes[i] == ']' ? i + 1 : 0;
 }
 
@@ -134,9 +96,9 @@ static size_t literal_size(const uint8_t *bytes, size_t size) {
 static size_t reg_name_size(const uint8_t *bytes, size_t size) {
   size_t i = 0;
   for (;;) {
-    i = run_end(bytes, i, size, IN_HOST);
-    bool is_escape =
-        size - i > 2 && bytes[i] == '%' && is_in(bytes[i + 1], RILLE_HTTP_HEX) && is_in(bytes[i + 2], RILLE_HTTP_HEX);
+    i = rille_http_run_end(bytes, i, size, IN_HOST);
+    bool is_escape = size - i > 2 && bytes[i] == '%' && rille_http_is_in(bytes[i + 1], RILLE_HTTP_HEX) &&
+                     rille_http_is_in(bytes[i + 2], RILLE_HTTP_HEX);
     if (!is_escape) return i;
     i += 3;
   }
@@ -158,18 +120,13 @@ bool rille_http_is_host(const uint8_t *bytes, size_t size) {
 
 /* ---- fields ---------------------------------------------------------------------------------------------------- */
 
-static inline uint32_t key_of(const uint8_t *name, size_t size) {
-  uint32_t first = name[0] | 0x20, middle = name[size / 2] | 0x20, last = name[size - 1] | 0x20;
-  return (uint32_t)(size & 0xff) << 24 | first << 16 | middle << 8 | last;
-}
+uint32_t rille_http_key(const uint8_t *name, size_t size) { return size > 0 ? rille_http_key_of(name, size) : 0; }
 
-uint32_t rille_http_key(const uint8_t *name, size_t size) { return size > 0 ? key_of(name, size) : 0; }
-
-int rille_http_head_find(const rille_http_head *head, const uint8_t *bytes, const uint8_t *name, size_t size,
-                         uint32_t from) {
+int rille_http_fields_find(const rille_http_field *fields, uint32_t count, const uint8_t *bytes, const uint8_t *name,
+                           size_t size, uint32_t from) {
   uint32_t key = rille_http_key(name, size);
-  for (uint32_t i = from; i < head->field_count; i++) {
-    const rille_http_field *field = &head->fields[i];
+  for (uint32_t i = from; i < count; i++) {
+    const rille_http_field *field = &fields[i];
     if (field->key != key || field->name.size != size) continue;
     size_t same = 0;
     while (same < size && lower(bytes[field->name.at + same]) == lower(name[same])) same++;
@@ -178,12 +135,17 @@ int rille_http_head_find(const rille_http_head *head, const uint8_t *bytes, cons
   return -1;
 }
 
+int rille_http_head_find(const rille_http_head *head, const uint8_t *bytes, const uint8_t *name, size_t size,
+                         uint32_t from) {
+  return rille_http_fields_find(head->fields, head->field_count, bytes, name, size, from);
+}
+
 static void note_options(rille_http_head *head, const uint8_t *value, size_t size) {
   for (size_t i = 0; i < size;) {
     const uint8_t *comma = memchr(value + i, ',', size - i);
     size_t end = comma ? (size_t)(comma - value) : size, from = i, to = end;
-    while (from < to && is_blank(value[from])) from++;
-    while (to > from && is_blank(value[to - 1])) to--;
+    while (from < to && rille_http_is_blank(value[from])) from++;
+    while (to > from && rille_http_is_blank(value[to - 1])) to--;
     if (IS(value + from, to - from, "close")) head->has_close = true;
     else if (IS(value + from, to - from, "keep-alive")) head->has_keep_alive = true;
     else if (IS(value + from, to - from, "upgrade")) head->has_upgrade_option = true;
@@ -246,31 +208,20 @@ static int finish(rille_http_head *head) {
 
 static int decode_fields(rille_http_head *head, const uint8_t *bytes, size_t size, const rille_http_limits *limits) {
   for (;;) {
-    size_t at = head->at, i = at;
+    size_t at = head->at;
     if (at < size && bytes[at] == '\r') {
       if (at + 1 == size) return RILLE_HTTP_PARTIAL;
       if (bytes[at + 1] != '\n') return -400;
       head->size = (uint32_t)at + 2;
       return finish(head);
     }
-    i = run_end(bytes, i, size, IN_TOKEN);
-    if (i == size) return RILLE_HTTP_PARTIAL;
-    if (i == at || bytes[i] != ':') return -400;
-    size_t name_size = i++ - at;
-    while (i < size && is_blank(bytes[i])) i++;
-    size_t from = i, end = value_end(bytes, i, size);
-    if (end == size) return RILLE_HTTP_PARTIAL;
-    if (bytes[end] != '\r') return -400;
-    if (end + 1 == size) return RILLE_HTTP_PARTIAL;
-    if (bytes[end + 1] != '\n') return -400;
+    rille_http_field line;
+    int next = rille_http_line_field(bytes, at, size, &line);
+    if (next <= 0) return next;
     if (head->field_count == limits->headers) return -431;
     if (head->field_count == head->field_room) return RILLE_HTTP_MORE_FIELDS;
-    size_t next = end + 2;
-    while (end > from && is_blank(bytes[end - 1])) end--;
     rille_http_field *field = &head->fields[head->field_count];
-    field->key = key_of(bytes + at, name_size);
-    field->name = (rille_http_span){(uint32_t)at, (uint32_t)name_size};
-    field->value = (rille_http_span){(uint32_t)from, (uint32_t)(end - from)};
+    *field = line;
     int status = note(head, bytes, field);
     if (status) return status; /* and again with each further call, for the line stays the next one */
     head->field_count++;
@@ -300,7 +251,7 @@ static uint8_t method_of(const uint8_t *name, size_t size) {
 static void split_origin(rille_http_head *head, const uint8_t *bytes, size_t at, size_t end) {
   size_t i = at;
   bool is_plain = true;
-  while ((i = run_end(bytes, i, end, IN_SEGMENT)) < end && bytes[i] != '?') {
+  while ((i = rille_http_run_end(bytes, i, end, IN_SEGMENT)) < end && bytes[i] != '?') {
     bool is_slash = bytes[i++] == '/';
     if (!is_slash || (i < end && (bytes[i] == '/' || bytes[i] == '.'))) is_plain = false;
   }
@@ -365,14 +316,14 @@ static int decode_line(rille_http_head *head, const uint8_t *bytes, size_t size,
     head->at += 2;
   }
   size_t at = head->at, i = at;
-  i = run_end(bytes, i, size, IN_TOKEN);
+  i = rille_http_run_end(bytes, i, size, IN_TOKEN);
   if (i - at > RILLE_HTTP_METHOD_SIZE_MAX) return -501;
   if (i == size) return RILLE_HTTP_PARTIAL;
   if (i == at || bytes[i] != ' ') return -400;
   head->method_name = (rille_http_span){(uint32_t)at, (uint32_t)(i - at)};
 
   at = ++i;
-  i = run_end(bytes, i, size, IN_TARGET);
+  i = rille_http_run_end(bytes, i, size, IN_TARGET);
   if (i - at > limits->target || i == limits->head) return -414;
   if (i == size) return RILLE_HTTP_PARTIAL;
   if (i == at || bytes[i] != ' ') return -400;

@@ -99,6 +99,9 @@ uint32_t rille_http_key(const uint8_t *name, size_t size);
 /* The index of the first field called name at or behind `from`, or -1. Case does not matter. */
 int rille_http_head_find(const rille_http_head *head, const uint8_t *bytes, const uint8_t *name, size_t size,
                          uint32_t from);
+/* The same among any fields. */
+int rille_http_fields_find(const rille_http_field *fields, uint32_t count, const uint8_t *bytes, const uint8_t *name,
+                           size_t size, uint32_t from);
 
 /* Whether size bytes at a, in any case, are b, which is written in lower case. */
 bool rille_http_is(const uint8_t *a, size_t size, const char *b, size_t b_size);

@@ -509,6 +509,7 @@ void rille_log_count(rille_log_counts *out);
 #include "rille_errand.h"
 #include "rille_fs.h"
 #include "rille_http.h"
+#include "rille_http_client.h"
 #include "rille_metric.h"
 #include "rille_pool.h"
 #include "rille_post.h"

@@ -104,6 +104,10 @@ int rille_http_write_read(rille_conn *c, const rille_job *job);
 void rille_http_format_date(double seconds, char to[32]);
 /* leave HTTP: 101 with these as Upgrade, or 200 for CONNECT; what follows is the script's. 0, RILLE_PARK or an error */
 int rille_http_upgrade(rille_conn *c, const char *protocol, size_t size);
+/* a connection of a service without RILLE_SET_HTTP speaks HTTP from here on, beginning with what of its input is not consumed: it is one of
+ * `service` then, of the same state, which has RILLE_SET_HTTP. 0; RILLE_ERR_BUSY: it does already, a task reads it, other handlers of
+ * it run or TLS shakes hands; RILLE_ERR_CLOSED */
+int rille_http_adopt(rille_conn *c, rille_service *service);
 /* static; "Not Found"; empty for a status without a name */
 const char *rille_http_reason(int status);
 

@@ -114,8 +114,8 @@ describe("rille.dial", function()
       fails("bad address", "unix://relative") fails("bad address", "tcp://127.1:80") fails("bad address", "tcp4://[::1]:1")
       for _, scheme in ipairs { "https", "wss", "http", "ws" } do
         local message = fails("not supported", scheme .. "://127.0.0.1:1")
-        equal(message, ("cannot dial %s://127.0.0.1:1: %s:// is not supported: there is no %s yet"):format(scheme, scheme,
-          scheme:find("^http") and "an HTTP client" or "a WebSocket client"))
+        equal(message, ("cannot dial %s://127.0.0.1:1: %s:// is %s"):format(scheme, scheme, scheme:find("^http")
+          and "not for dialing: rille.http.client makes requests" or "not supported: there is no a WebSocket client yet"))
       end
       raises("an address expected, got number", rille.dial, 7)
       raises("no option 'timout'", rille.dial, "tcp://127.0.0.1:1", { timout = 1 })

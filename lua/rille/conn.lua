@@ -219,8 +219,29 @@ end
 
 -- ---- the rest --------------------------------------------------------------------------------------------------
 
--- fn: a function, or a key of the script's table. codec: { decode = function(conn) -> frame or nil[, err] }. options, of frames:
--- concurrency, ordered.
+-- The service for connections of another one that go on over HTTP; nil for those that nobody has listened for.
+local function twin_of(service)
+  if not service.http_service then service.http_service = service.twin and service.twin() end
+  return service.http_service
+end
+
+-- fn(req, res) from here on; what is not consumed of the input is the beginning of the first request.
+local function speak_http(self, fn)
+  local p = self._p
+  local service = twin_of(state.services[C.rille_conn_service(p)])
+  if not service then return nil, C.rille_conn_is_http(p) == 1 and "busy" or "not supported" end
+  local code = C.rille_http_adopt(p, service)
+  if code ~= 0 then return nil, text[-code] end
+  setmetatable(self, metatable) -- no frames, so none in order
+  self._on_request, self._codec, self._serve = fn, false, require "rille.http.serve"
+  rawset(self, "_key", false)
+  pin(self)
+  C.rille_conn_serve(p, 1)
+  return true
+end
+
+-- fn: a function, or a key of the script's table. codec: "http", with fn(req, res), or { decode = function(conn) -> frame or
+-- nil[, err] }. options, of frames: concurrency, ordered.
 function Conn:on_request(fn, codec, options)
   local key
   if type(fn) == "string" then
@@ -232,6 +253,7 @@ function Conn:on_request(fn, codec, options)
   end
   local p = self._p
   if not p then return gone(self) end
+  if codec == "http" then return speak_http(self, fn) end
   if codec and C.rille_conn_is_http(p) == 1 then misuse("on_request: a codec cuts bytes, and this connection speaks HTTP") end
   if codec then
     local is_ordered

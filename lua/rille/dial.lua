@@ -104,7 +104,8 @@ end
 -- ---- connecting ------------------------------------------------------------------------------------------------
 
 -- What a URL's scheme asks for beyond a connection.
-local ABOVE = { https = "an HTTP client", wss = "a WebSocket client", http = "an HTTP client", ws = "a WebSocket client" }
+local ABOVE = { wss = "a WebSocket client", ws = "a WebSocket client" }
+local CLIENTS = { http = "rille.http.client", https = "rille.http.client" }
 
 -- As much of a URL as a message holds, on one line.
 local function shown(url)
@@ -113,6 +114,9 @@ end
 
 local function refused(url)
   local name = (url:match("^(%a[%w]*):") or ""):lower()
+  if CLIENTS[name] and url:find("://", 1, true) then
+    return ("cannot dial %s: %s:// is not for dialing: %s makes requests"):format(shown(url), name, CLIENTS[name])
+  end
   if ABOVE[name] and url:find("://", 1, true) then
     return ("cannot dial %s: %s:// is not supported: there is no %s yet"):format(shown(url), name, ABOVE[name])
   end

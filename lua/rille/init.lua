@@ -65,6 +65,7 @@ local rille = {
   dict = dict.of,
   encoding = encoding,
   fs = fs,
+  http = { client = function(opts) return require "rille.http.client"(opts) end },
   leaks = leaks,
   listen = listener.listen,
   lookup = binding.lookup,

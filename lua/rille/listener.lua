@@ -70,6 +70,14 @@ local function set_tls(service, hooks, rules, protocol, is_tls)
   return handle
 end
 
+local function without_codec(settings)
+  local copy = {}
+  for key, value in pairs(settings) do
+    if key ~= "codec" then copy[key] = value end
+  end
+  return copy
+end
+
 -- A service: hooks and the settings of its connections. settings: { timeouts = {seconds}, limits = {bytes}, nodelay, keepalive }.
 -- protocol: "stream" or "http". is_tls: connections begin with TLS.
 function M.service(hooks, settings, protocol, is_tls)
@@ -106,6 +114,7 @@ function M.service(hooks, settings, protocol, is_tls)
     on_balance = hooks.on_balance, on_move = hooks.on_move, metatable = metatable,
     on_datagram = protocol == "datagram" and on_request or nil,
     serve = protocol == "http" and require "rille.http.serve" or require("rille.dispatch").serve,
+    twin = protocol == "stream" and function() return M.service(hooks, without_codec(settings), "http") end or nil,
   }
   return service
 end

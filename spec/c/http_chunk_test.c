@@ -51,6 +51,14 @@ static void chunks_are_joined(void **state) {
   assert_int_equal(whole.data_size, 11);
 }
 
+static void the_tail_is_counted(void **state) {
+  (void)state;
+  TAKEN("5\r\nhello\r\n0\r\n\r\n", 5);
+  assert_int_equal(whole.chunk.tail, 2);
+  TAKEN("0;a=b\r\nX: 1\r\nY:\r\n\r\n", 0);
+  assert_int_equal(whole.chunk.tail, 12);
+}
+
 static void what_follows_the_body_is_left_alone(void **state) {
   (void)state;
   assert_int_equal(status_of("1\r\na\r\n0\r\n\r\nGET / HTTP", 21, 0), OVER);
@@ -244,6 +252,7 @@ static void many_chunks_need_no_more_than_their_bytes(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(chunks_are_joined),
+      cmocka_unit_test(the_tail_is_counted),
       cmocka_unit_test(what_follows_the_body_is_left_alone),
       cmocka_unit_test(data_is_never_looked_at),
       cmocka_unit_test(a_size_is_up_to_16_hex_digits),

@@ -134,7 +134,7 @@ static inline int64_t drive_chunk_whole(drive_chunk *out, const void *bytes, siz
 /* How much framing was consumed before an error depends on the cut; status and data do not. */
 static inline bool drive_chunk_same(const drive_chunk *a, const drive_chunk *b) {
   if (a->status != b->status || a->data_size != b->data_size || a->digest != b->digest) return false;
-  return a->status < 0 || a->consumed == b->consumed;
+  return a->status < 0 || (a->consumed == b->consumed && a->chunk.tail == b->chunk.tail);
 }
 
 #endif

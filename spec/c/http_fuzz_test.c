@@ -7,6 +7,9 @@
 #define LLVMFuzzerTestOneInput fuzz_chunk
 #include "../fuzz/http_chunk_fuzz.c"
 #undef LLVMFuzzerTestOneInput
+#define LLVMFuzzerTestOneInput fuzz_reply
+#include "../fuzz/http_reply_fuzz.c"
+#undef LLVMFuzzerTestOneInput
 
 #include "fuzz_replay.h"
 
@@ -15,5 +18,7 @@ int main(void) {
   replay_add("spec/fuzz/corpus/http_chunk", fuzz_chunk);
   replay_add("spec/fuzz/regress/http_head", fuzz_head);
   replay_add("spec/fuzz/regress/http_chunk", fuzz_chunk);
+  replay_add("spec/fuzz/corpus/http_reply", fuzz_reply);
+  replay_add("spec/fuzz/regress/http_reply", fuzz_reply);
   return replay_all("http_fuzz");
 }

@@ -26,6 +26,7 @@ static int64_t check_body(const uint8_t *bytes, size_t size, uint32_t extra_max)
   if (status == 1) {
     /* what ends the body is part of it, and without its last byte it is not over */
     HOLDS(whole.consumed >= 5 && memcmp(bytes + whole.consumed - 4, "\r\n\r\n", 4) == 0 && whole.chunk.left == 0);
+    HOLDS(whole.chunk.tail >= 2 && whole.chunk.tail + 3 <= whole.consumed);
     static drive_chunk less;
     HOLDS(drive_chunk_whole(&less, bytes, whole.consumed - 1, extra_max) == 0 && less.data_size == whole.data_size);
   }
