@@ -212,6 +212,14 @@ end
 
 -- ---- use -------------------------------------------------------------------------------------------------------
 
+-- Of a task whose time was over while it waited, for which no target is to blame.
+local function check_doom(conn)
+  local doom = task.current().doom
+  if not doom then return end
+  conn._lease:finish(conn, true)
+  error(doom, 0)
+end
+
 local attempt
 
 -- What fn said, after it raised or returned.
@@ -237,11 +245,7 @@ end
 function attempt(self, fn, key, number, tried)
   local conn, number_or_err, tried_or_message = obtain(self, key, number, tried)
   if not conn then return nil, number_or_err, tried_or_message end
-  local doom = task.current().doom
-  if doom then -- its time was over while it waited, for which no target is to blame
-    conn._lease:finish(conn, true)
-    error(doom, 0)
-  end
+  check_doom(conn)
   return conclude(self, fn, key, number_or_err, tried_or_message, conn, task.protect(fn, conn, conn._lease.target.view))
 end
 
@@ -289,6 +293,7 @@ end
 local function get(self, key)
   local conn, err, message = obtain(self, key, 1, nil)
   if not conn then return nil, err, message end
+  check_doom(conn)
   return conn, conn._lease.target.view
 end
 

@@ -12,15 +12,19 @@ end
 
 local function forget(waiter)
   if waiter.is_over then return end
+  local queue = waiter.queue
   waiter.is_over = true
-  waiter.queue.count = waiter.queue.count - 1
+  queue[waiter.at] = nil -- or what it is given would not be collected when its task loses it
+  queue.count = queue.count - 1
 end
 
 -- Park until somebody gives the caller something: what was given, a target and maybe a connection; or nil, err.
 function Queue:wait(seconds, key, tried)
-  local waiter = { queue = self, fiber = task.current(), key = key, tried = tried, is_over = false, target = nil, conn = nil, err = nil }
-  self.last = self.last + 1
-  self[self.last] = waiter
+  local at = self.last + 1
+  local waiter = {
+    queue = self, at = at, fiber = task.current(), key = key, tried = tried, is_over = false, target = nil, conn = nil, err = nil,
+  }
+  self.last, self[at] = at, waiter
   self.count = self.count + 1
   local _, err = timer.park(seconds > 0 and seconds or nil, forget, waiter)
   if err then return nil, nil, err end
@@ -31,8 +35,7 @@ end
 function Queue:head()
   while self.first <= self.last do
     local waiter = self[self.first]
-    if not waiter.is_over then return waiter end
-    self[self.first] = nil
+    if waiter then return waiter end
     self.first = self.first + 1
   end
   self.first, self.last = 1, 0
