@@ -8,6 +8,8 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 /* ---- pinned threads ---------------------------------------------------------------------------------------------- */
 
@@ -44,6 +46,12 @@ void rille_cpu_roam(void) {
   if (is_known) (void)sched_setaffinity(0, sizeof everywhere, &everywhere);
   pthread_mutex_unlock(&lock);
   is_pinned = false;
+}
+
+void rille_cpu_give_way(void) {
+  enum { NICE = 5 };
+  id_t thread = (id_t)gettid(); /* nice is a thread's own on Linux, and no harm if it is refused */
+  (void)setpriority(PRIO_PROCESS, thread, getpriority(PRIO_PROCESS, thread) + NICE);
 }
 
 /* ---- how many ---------------------------------------------------------------------------------------------------- */

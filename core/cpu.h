@@ -14,5 +14,7 @@ void rille_cpu_remember(void);
 bool rille_cpu_pin(int cpu);
 /* The calling thread, pinned or started by one that is, may use every processor again that the process may. */
 void rille_cpu_roam(void);
+/* The loops' threads come before the calling one from now on. */
+void rille_cpu_give_way(void);
 
 #endif

@@ -23,7 +23,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
-enum { RILLE_POOL_ENVIRONMENTS_MAX = 256, RILLE_WORKER_NICE = 5 };
+enum { RILLE_POOL_ENVIRONMENTS_MAX = 256 };
 
 /* ---- parcel ---------------------------------------------------------------------------------------------------- */
 

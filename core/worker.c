@@ -13,8 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 enum { STATES_MAX = 4 };
 
@@ -212,10 +210,8 @@ void *rille_worker_main(void *arg) {
   bench b = {.worker = arg};
   rille_pool *pool = b.worker->pool;
   rille_cpu_roam(); /* a loop that has started it may be pinned */
-  /* Loops come first; it is the thread's own on Linux, and no harm if it is refused. A process that is started inherits it, so
-   * those of "io", which mostly wait, do without. */
-  if (strcmp(pool->name, RILLE_IO_POOL) != 0)
-    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), getpriority(PRIO_PROCESS, (id_t)gettid()) + RILLE_WORKER_NICE);
+  /* A process that is started inherits it, so those of "io", which mostly wait, do without. */
+  if (strcmp(pool->name, RILLE_IO_POOL) != 0) rille_cpu_give_way();
   pthread_mutex_lock(&pool->lock);
   while (await_job(&b)) {
     pthread_mutex_unlock(&pool->lock);
