@@ -1,5 +1,6 @@
 -- tcp_lb: connections are spread over servers; those that do not answer are left out until they do. TLS is passed on as it is, by the name
--- that the client asks for. Each server may be told who the client is (the PROXY protocol).
+-- that the client asks for; where the balancer listens at tls:// it ends there, and servers get what was in it. Each server may be told
+-- who the client is (the PROXY protocol).
 --
 --   rille run scripts/tcp_lb.lua --listen tcp://127.0.0.1:7000 -- to=tcp://10.0.0.1:80,tcp://10.0.0.2:80
 --   rille run scripts/tcp_lb.lua --listen tcp://127.0.0.1:7443 -- \
@@ -40,6 +41,8 @@ end
 
 -- The name that a client of TLS asks for; nil for other clients. Nothing is taken from the connection.
 local function name_of(conn)
+  local tls = conn:tls()
+  if tls then return tls.sni end
   local need = 1
   while true do
     local bytes, _, partial = conn:peek(need)

@@ -140,4 +140,19 @@ describe("scripts/tcp_lb.lua", function()
     c:send "\22\3\1\1"
     assert.matches("^one ", (tls.talk(s.port, "-servername one.test")))
   end)
+
+  it("ends TLS where it listens at tls://, and goes by the same names", function()
+    tls.authority "ca"
+    local certificate, key = tls.certificate("lb", "ca", "DNS:one.test,DNS:other.test")
+    local one, rest = backend "one", backend "rest"
+    local s = server.start(server.root .. "/scripts/tcp_lb.lua", {
+      listen = "tls://127.0.0.1:0", server = { tls = { certificate = certificate, key = key } },
+      options = { names = "one.test=" .. one.url, to = rest.url, interval = INTERVAL },
+    })
+    for name, who in pairs { ["one.test"] = "one", ["other.test"] = "rest" } do
+      local said, problem = tls.talk(s.port, "-servername " .. name .. " -verify_hostname " .. name .. " -verify_return_error")
+      assert.matches("^" .. who .. " ", said, nil, nil, problem)
+    end
+    s:wait_empty()
+  end)
 end)
