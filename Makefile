@@ -114,7 +114,7 @@ check: build
 
 test: test-deps build
 	@flock $(BUILD)/lock $(MAKE) --no-print-directory -j$(JOBS) c-tests
-	@LUAJIT=$(LUAJIT) .ci/tests $(C_TESTS) $(SPECS)
+	@TEST_JOBS=$${TEST_JOBS:-2} LUAJIT=$(LUAJIT) .ci/tests $(C_TESTS) $(SPECS)
 
 c-tests: $(C_TESTS) $(C_TOOLS)
 	@:

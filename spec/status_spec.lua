@@ -147,7 +147,8 @@ end, on_request = function() end }
       } },
     })
     s:wait_listening(2)
-    s:connect(nil, s.urls[1]):receive_all()
+    local refused = server.client.try_connect(s.urls[1]) -- or it is reset before it knows that it is connected
+    if refused then refused:receive_all() end
     local status = control.wait_status(s, function(status) return sum(status.listeners, "refused_by_list") == 1 end)
     local by = {}
     for _, one in ipairs(status.listeners) do by[one.script] = one end
