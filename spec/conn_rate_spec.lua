@@ -158,7 +158,8 @@ describe("conn: the write rate", function()
   end)
 
   it("lets a close drain, however long that takes, and counts neither as idle nor as slow", function()
-    local s = server.start(SOURCE, { timeouts = { linger = 0.1, write = 0.1, idle = 0.1 } })
+    local short = 0.1 * net.slow -- beside what it takes
+    local s = server.start(SOURCE, { timeouts = { linger = short, write = short, idle = short } })
     local c = s:connect()
     takes(60001, 50000, function()
       c:send("rate\n60001\n")

@@ -102,6 +102,43 @@ describe("rille.dial", function()
     ]]
   end)
 
+  it("keeps connections in pools, by address, name and options", function()
+    check [=[
+      local l = assert(rille.listen("tcp://127.0.0.1:0", function(c) c:write(c:next(c:len())) end))
+      local url = l:address()
+      local function ask(c) assert(c:send "x") equal(c:read_string(1), "x") return c end
+      local a = ask(assert(rille.dial(url, { pool = true })))
+      local b = ask(assert(rille.dial(url, { pool = true })))
+      if a.id == b.id then error "both have one" end
+      local id = a.id
+      equal(a:keep(), true)
+      equal(select(2, a:keep()), "closed")
+      for _, opts in ipairs { { pool = "other" }, { pool = true, nodelay = false }, { pool = true, bind = "127.0.0.1" } } do
+        local other = ask(assert(rille.dial(url, opts)))
+        if other.id == id then error "one of another pool" end
+        other:close()
+      end
+      local again = ask(assert(rille.dial(url, { pool = true })))
+      equal(again.id, id)
+      again:keep()
+      b:keep()
+      -- what the server closes, and what is given back with bytes unread, is not used again
+      local c = ask(assert(rille.dial(url, { pool = true })))
+      c:send "left" c:peek(4)
+      local unread = c.id
+      c:keep()
+      local d = ask(assert(rille.dial(url, { pool = true })))
+      if d.id == unread then error "with somebody's answer" end
+      d:close()
+      raises("was not dialed with the option pool", rille.pair().keep, rille.pair())
+      raises("pool is a string, got number", rille.dial, url, { pool = 1 })
+      raises("pool is an option of rille.dial", rille.dialer, { pool = true })
+      equal(select(2, rille.dial("nowhere:", { pool = true })), "bad address")
+      l:close() rille.sleep(0.05)
+      equal(select(2, rille.dial(url, { pool = "after" })), "refused")
+    ]=]
+  end)
+
   it("names what is wrong with an address", function()
     check [[
       fails("bad address", "foo://127.0.0.1:1") fails("bad address", "127.0.0.1") fails("bad address", "")
@@ -161,6 +198,8 @@ describe("rille.dial", function()
       parked:cancel()
       equal(select(2, parked:join()), "cancelled")
       equal(core.rille_dial_count(state.loop), 0)
+      local till = clock() + 5 * SLOW
+      repeat rille.sleep(0.001) until descriptors() == before or clock() > till
       equal(descriptors(), before)
       local full = "unix:@rille-full-" .. folder:sub(-6)
       local l = listen(function() end, full)

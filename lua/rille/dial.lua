@@ -33,14 +33,15 @@ end
 -- ---- options ---------------------------------------------------------------------------------------------------
 
 local KINDS = { timeout = "number", bind = "string", nodelay = "boolean", keepalive = "number", max = "number", dns = "table",
-  tls = "table", max_input = "number" }
+  tls = "table", max_input = "number", pool = "string" }
 
 local function check(opts, what)
   if type(opts) ~= "table" then misuse("bad argument to '%s' (a table expected, got %s)", what, type(opts)) end
   for key, value in pairs(opts) do
     local kind = KINDS[key]
     if not kind then misuse("rille.%s has no option '%s': docs/dial.md lists them", what, tostring(key)) end
-    if type(value) ~= kind and not (key == "keepalive" and value == false) then
+    local is_switch = key == "keepalive" and value == false or key == "pool" and value == true
+    if type(value) ~= kind and not is_switch then
       misuse("rille.%s: %s is a %s, got %s", what, key, kind, type(value))
     end
   end
@@ -98,7 +99,14 @@ end
 function M.dialer_of(opts)
   state.need_loop("dialer")
   if opts ~= nil then check(opts, "dialer") end
+  if opts and opts.pool then misuse("rille.dialer: pool is an option of rille.dial; rille.upstream keeps connections with options") end
   return make(opts or {})
+end
+
+M.from_pool = nil -- (url, opts): the same with the option pool; dial_pool.lua sets it
+
+function M.timeout_of(opts)
+  return opts.timeout or conf.timeout
 end
 
 -- ---- connecting ------------------------------------------------------------------------------------------------
@@ -220,6 +228,11 @@ function M.dial(url, opts)
   end
   check(opts, "dial")
   if opts.max then misuse("rille.dial: max is for the connections of a rille.dialer") end
+  if opts.pool then
+    resolve.need_task("dial")
+    if type(url) ~= "string" then misuse("bad argument #1 to 'dial' (an address expected, got %s)", type(url)) end
+    return M.from_pool(url, opts)
+  end
   return make(opts):dial(url)
 end
 
