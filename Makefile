@@ -165,8 +165,9 @@ model: test-deps build
 	  spec/http_decode_spec.lua spec/codec_model_spec.lua spec/mqtt_fuzz_spec.lua spec/redis_route_spec.lua
 
 # Each fuzzer for a while, from its corpus: make fuzz [FUZZ_SECONDS=60]. An input that fails is put among the regressions. What is decoded in Lua
-# has its own: bad packets of MQTT, alone and sent to a broker.
+# has its own: bad packets of MQTT, alone and sent to a broker. Last, so many random inputs beside the models of the framings (5 minutes).
 FUZZ_SECONDS ?= 60
+FUZZ_INPUTS  ?= 10000000
 FUZZERS       = http_head http_chunk http_reply codec_length_field codec_netstring codec_resp proxy_head dns_message redis_commands
 fuzz:
 	@.ci/deps run test fuzz
@@ -176,6 +177,8 @@ fuzz:
 	    -artifact_prefix=spec/fuzz/regress/$$f/ build/fuzz/corpus/$$f spec/fuzz/corpus/$$f spec/fuzz/regress/$$f || exit; done
 	@$(MAKE) --no-print-directory build
 	@COUNT=$$(($(FUZZ_SECONDS) * 3000)) SEED=$(SEED) TIMEOUT=$$(($(FUZZ_SECONDS) * 10 + 120)) LUAJIT=$(LUAJIT) .ci/tests spec/mqtt_fuzz_spec.lua
+	@$(MAKE) --no-print-directory $(BUILD)/spec/codec_tool
+	@COUNT=$(FUZZ_INPUTS) SEED=$(SEED) TIMEOUT=$$(($(FUZZ_INPUTS) / 5000 + 120)) LUAJIT=$(LUAJIT) .ci/tests spec/codec_model_spec.lua
 
 build/fuzz/http_%: FUZZED = core/http_head.c core/http_chunk.c core/http_reply.c core/http_target.c
 build/fuzz/proxy_head: FUZZED = core/proxy_head.c core/checksum.c core/peer.c
