@@ -4,6 +4,7 @@
  */
 #include "dict.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
@@ -69,6 +70,19 @@ static rille_dict *make(const char *name, size_t name_size, size_t size) {
   return d;
 }
 
+/* Names of dicts that are elsewhere. Kept until the process ends. */
+static struct reserved {
+  struct reserved *next;
+  char name[DICT_NAME_MAX + 1];
+} * reserved;
+
+static bool is_reserved(const char *name, size_t name_size) {
+  for (const struct reserved *one = reserved; one; one = one->next) {
+    if (strlen(one->name) == name_size && memcmp(one->name, name, name_size) == 0) return true;
+  }
+  return false;
+}
+
 static rille_dict *find_dict(const char *name, size_t name_size) {
   for (rille_dict *d = dicts; d; d = d->next) {
     if (strlen(d->name) == name_size && memcmp(d->name, name, name_size) == 0) return d;
@@ -83,7 +97,9 @@ rille_dict *rille_dict_open(const char *name, double name_size, double size, int
   pthread_mutex_lock(&dicts_lock);
   rille_dict *d = find_dict(name, (size_t)name_size);
   *err = RILLE_OK;
-  if (!d) {
+  if (!d && is_reserved(name, (size_t)name_size)) {
+    *err = RILLE_ERR_NOT_SUPPORTED;
+  } else if (!d) {
     d = make(name, (size_t)name_size, size != 0 ? (size_t)size : SIZE_DEFAULT);
     if (d) {
       d->next = dicts;
@@ -97,6 +113,25 @@ rille_dict *rille_dict_open(const char *name, double name_size, double size, int
   }
   pthread_mutex_unlock(&dicts_lock);
   return d;
+}
+
+static int reserve(const char *name, size_t name_size) {
+  if (find_dict(name, name_size)) return RILLE_ERR_EXISTS;
+  if (is_reserved(name, name_size)) return RILLE_OK;
+  struct reserved *one = calloc(1, sizeof *one);
+  if (!one) return RILLE_ERR_NO_MEMORY;
+  memcpy(one->name, name, name_size);
+  one->next = reserved;
+  reserved = one;
+  return RILLE_OK;
+}
+
+int rille_dict_reserve(const char *name, double name_size) {
+  if (!(name_size >= 1 && name_size <= DICT_NAME_MAX) || memchr(name, 0, (size_t)name_size)) return RILLE_ERR_INVALID;
+  pthread_mutex_lock(&dicts_lock);
+  int err = reserve(name, (size_t)name_size);
+  pthread_mutex_unlock(&dicts_lock);
+  return err;
 }
 
 void dict_each(void (*visit)(void *to, rille_dict *d), void *to) {

@@ -43,8 +43,11 @@ typedef struct rille_dict_walk {
 } rille_dict_walk;
 
 /* borrowed until the process ends; NULL with *err. The dict of that name, made if there is none. size in bytes, 0: whatever it
- * has, 16 MiB for a new one. RILLE_ERR_EXISTS: it has another size; RILLE_ERR_INVALID: a name or size that no dict has. */
+ * has, 16 MiB for a new one. RILLE_ERR_EXISTS: it has another size; RILLE_ERR_INVALID: a name or size that no dict has;
+ * RILLE_ERR_NOT_SUPPORTED: the name is reserved. */
 rille_dict *rille_dict_open(const char *name, double name_size, double size, int *err);
+/* No dict of that name is made from here on: what it stands for is not in memory. 0; RILLE_ERR_EXISTS: there is one. */
+int rille_dict_reserve(const char *name, double name_size);
 double rille_dict_capacity(const rille_dict *d);
 double rille_dict_free_space(rille_dict *d);
 

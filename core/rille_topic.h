@@ -7,6 +7,7 @@
 #include "rille.h"
 
 typedef struct rille_topic rille_topic;
+typedef struct rille_bridge rille_bridge;
 
 /* What happens to a message for a subscriber whose output is above its high-water mark. */
 enum rille_topic_slow {
@@ -41,6 +42,24 @@ double rille_topic_publish_view(rille_topic *topic, rille_loop *own, const uint8
 double rille_topic_publish_buffer(rille_topic *topic, rille_loop *own, rille_linkbuffer *from, double *full);
 double rille_topic_count(const rille_topic *topic);
 void rille_topic_stats_read(const rille_topic *topic, rille_topic_stats *out);
+
+/* ---- bridges: of a topic, one at a time hands on to it what other processes publish ------------------------------- */
+
+enum { RILLE_MARK_SIZE = 16 /* hexadecimal digits */ };
+
+/* One who would; it holds the topic. NULL: no memory. */
+rille_bridge *rille_bridge_new(rille_topic *topic); /* owned */
+void rille_bridge_free(rille_bridge *b);
+/* whether it is the one */
+int rille_bridge_has(const rille_bridge *b);
+/* whether rille_bridge_take would do: 1 nobody else is the one, 2 whoever is has offered it */
+int rille_bridge_may(const rille_bridge *b);
+/* be the one: 1; 0: another one is */
+int rille_bridge_take(rille_bridge *b);
+/* stay the one until another takes over */
+void rille_bridge_offer(rille_bridge *b);
+/* RILLE_MARK_SIZE digits that no other process has. 0 or an error. */
+int rille_process_mark(char *to);
 
 /* loop thread */
 /* 0, also when it is subscribed already; or RILLE_ERR_BUSY (it speaks HTTP), RILLE_ERR_CLOSED, RILLE_ERR_NO_MEMORY */

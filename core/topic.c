@@ -53,6 +53,7 @@ struct rille_topic {
   _Atomic int slow;      /* enum rille_topic_slow; set once */
   _Atomic(struct side *) sides;
   _Atomic uint64_t publishes, dropped;
+  _Atomic(uintptr_t) bridge; /* of bridge.c */
 
   /* immutable after init */
   size_t name_size;
@@ -137,7 +138,7 @@ rille_topic *rille_topic_open(const char *name, size_t size, int slow, int *err)
   return *err ? NULL : topic;
 }
 
-static void retain(rille_topic *topic) { atomic_fetch_add_explicit(&topic->refs, 1, memory_order_relaxed); }
+void topic_retain(rille_topic *topic) { atomic_fetch_add_explicit(&topic->refs, 1, memory_order_relaxed); }
 
 static void destroy(rille_topic *topic) {
   for (struct side *side = atomic_load(&topic->sides); side;) {
@@ -172,6 +173,8 @@ static void release(rille_topic *topic) {
 }
 
 void rille_topic_close(rille_topic *topic) { release(topic); }
+
+_Atomic(uintptr_t) *topic_bridge(rille_topic *topic) { return &topic->bridge; }
 
 /* ---- the subscribers of a loop --------------------------------------------------------------------------------- */
 
@@ -283,7 +286,7 @@ int rille_topic_subscribe(rille_topic *topic, rille_conn *c) {
   one->next_in_bucket = *bucket;
   *bucket = one;
   all->count++;
-  retain(topic);
+  topic_retain(topic);
   return RILLE_OK;
 }
 
@@ -359,7 +362,7 @@ static bool send_to(struct side *side, rille_block *block, const uint8_t *base, 
   m.words[0] = size;
   m.words[1] = (uint32_t)(base - block->data);
   rille_block_retain(block);
-  retain(side->topic);
+  topic_retain(side->topic);
   rille_loop *loop = atomic_load_explicit(&side->loop, memory_order_relaxed);
   if (rille_mailbox_send(&loop->mailbox, &m) == RILLE_OK) return true;
   drop(&m);

@@ -13,6 +13,8 @@
 
 #include "rille_topic.h"
 
+#include <stdatomic.h>
+
 /* A loop's subscriptions, of all topics. */
 typedef struct rille_subscriptions {
   struct rille_subscription **buckets; /* by topic and connection */
@@ -20,6 +22,9 @@ typedef struct rille_subscriptions {
   uint32_t count;
 } rille_subscriptions;
 
+/* any thread: a reference; and the word that bridge.c keeps, good as long as there is one */
+void topic_retain(rille_topic *topic);
+_Atomic(uintptr_t) *topic_bridge(rille_topic *topic);
 /* any thread: visit topics, at most so many; how many there are */
 uint32_t rille_topics_each(void (*visit)(void *to, const char *name, size_t size, const rille_topic_stats *stats),
                            void *to, uint32_t max);

@@ -327,6 +327,14 @@ describe("the difference of two configurations", function()
       }, diff.report(d))
     end)
 
+    it("for dicts that Lua states have to know of, with new ones", function()
+      local servers = { { listen = ":1", script = "a" } }
+      local d = diff(checked { servers = servers }, checked { servers = servers, dicts = { d = { store = "redis://x" }, here = {} } })
+      assert.same({ ["dicts.d"] = "dicts", ["dicts.here"] = "dicts" }, said(d.live, "how"))
+      assert.same({ "dicts.d" }, d.changed[1].what)
+      assert.is_true(d.changed[1].how.generation)
+    end)
+
     it("as the configuration that holds then, so that what was refused is named again the next time", function()
       local old = checked { loops = 2, dicts = { old = {}, same = {} }, servers = { { listen = ":1", script = "a" } } }
       local new = checked { loops = 4, pin = true, dicts = { same = { size = "1m" } }, log = { level = "warn" },
@@ -342,6 +350,13 @@ describe("the difference of two configurations", function()
       assert.same({ ["dicts.old"] = "stays" }, said(again.live, "how"))
       assert.same({ {}, {}, {} }, { again.added, again.removed, again.changed })
       assert.is_nil(config.problem(result, "x.lua"))
+      -- a dict stays where it is
+      for _, pair in ipairs { { {}, { store = "redis://x", cache = 5 } }, { { store = "redis://x", cache = 5 }, {} } } do
+        local before, after = checked { dicts = { d = pair[1] } }, checked { dicts = { d = pair[2] } }
+        local difference = diff(before, after)
+        assert.same(before.dicts, diff.result(after, difference).dicts)
+        assert.same({}, difference.live)
+      end
       -- what is good with one loop is not with those there are
       new = checked { servers = { { listen = "udp://:1", script = "a", session = {}, accept = "shared" } } }
       assert.matches("^x.lua: servers%[1%].session: accept = \"shared\" at udp://:1 cannot keep a peer on one loop",

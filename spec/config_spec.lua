@@ -70,7 +70,7 @@ describe("the configuration", function()
         limits = { pipes = 256, turn_time = 0.001, processes = 256, bindings = 1048576 }, io = { workers = 4, queue = 4096, timeout = 60 },
         dial = { timeout = 10, max = 10000 },
         dns = { servers = {}, timeout = 2, tries = 3, cache = 1000, negative = 60, hosts = "/etc/hosts", resolv_conf = "/etc/resolv.conf" },
-        timeouts = timeouts, reload = reload, dicts = {}, pools = {}, workers_timeout = 2,
+        timeouts = timeouts, reload = reload, dicts = {}, topics = {}, pools = {}, workers_timeout = 2,
         debug = { leaks = "off", sample = 100 },
         stall_after = 1, control = { enabled = true }, metrics = { max = 1000, series = 1000 }, file = folder .. "/conf/rille.lua",
         servers = { {
@@ -244,6 +244,12 @@ describe("the configuration", function()
         ["{ a = { sise = 1 } }"] = "dicts.a.sise: unknown key; did you mean 'size'?",
         ["{ { size = 1 } }"] = "dicts[1]: not a name; expected dicts = { NAME = { ... } }, NAME of 1 to 255 bytes",
         ["1"] = "dicts: got 1; expected a table of tables",
+        ['{ a = { store = "http://x" } }'] = 'dicts.a.store: got "http://x"; expected a URL such as "redis://127.0.0.1:6379/0", '
+          .. '"rediss://HOST" or "unix:/PATH"',
+        ['{ a = { store = "http://me:secret@x" } }'] = 'dicts.a.store: got "http://me:...@x"; expected a URL such as '
+          .. '"redis://127.0.0.1:6379/0", "rediss://HOST" or "unix:/PATH"',
+        ['{ a = { store = "redis://x", size = "1m" } }'] = "dicts.a.size: is of a dict in memory; this one has a store",
+        ["{ a = { cache = 5 } }"] = "dicts.a.cache: is of a dict with a store; add store",
       } do
         assert.equal("conf/rille.lua:2: " .. expected, problem("return {\ndicts = " .. text .. rest))
       end

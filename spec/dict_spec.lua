@@ -379,7 +379,8 @@ end
     it("is refused when it is none", function()
       assert.equal("bad argument #1 to 'dict' (a string expected, got nil)", raised(function() rille.dict() end))
       assert.equal("bad argument #2 to 'dict' (a table expected, got string)", raised(function() rille.dict("x", "1m") end))
-      assert.equal("bad argument #2 to 'dict': unknown key 'sise'; expected size", raised(function() rille.dict("x", { sise = 1 }) end))
+      assert.equal("bad argument #2 to 'dict': unknown key 'sise'; expected size, or store",
+        raised(function() rille.dict("x", { sise = 1 }) end))
       for _, size in ipairs { "lots", 1.5, true, -1, "1k", 1e15 } do
         assert.matches("size", raised(function() rille.dict("x", { size = size }) end))
       end

@@ -2,6 +2,7 @@
 
 local control = require "spec.support.control"
 local json = require "rille.cli.json"
+local redis = require "spec.support.redis"
 local server = require "spec.support.server"
 local net = server.net
 
@@ -196,6 +197,32 @@ describe("a configuration that is loaded again", function()
     for _, pool in ipairs(status.pools) do pools[pool.name] = pool.max end
     assert.same({ 1, 5 }, { pools.p, pools.default })
     assert.is_true(s:count_log("configuration: loops: not changed: needs a restart") >= 2)
+  end)
+
+  it("brings dicts with a store, and topics with a bridge, by new Lua states", function()
+    local store = redis.start()
+    server.write("shared.lua", [[
+      local rille = require "rille"
+      return function(conn)
+        local line = conn:read_line()
+        if not line then return conn:close() end
+        local n, err = rille.dict("d"):incr("n", 1, 0)
+        conn:write(("%s %s %s\n"):format(n or err, tostring(rille.dict "d"), rille.topic("t"):stats().bridge and "bridged" or "alone"))
+      end
+    ]])
+    local a = name_of "a"
+    local shared = one("a", a)
+    shared.script = server.folder() .. "/shared.lua"
+    start({ shared }, { dicts = { here = {} } })
+    local more = { dicts = { here = {}, d = { store = store.url, timeout = 5 } }, topics = { t = { bridge = store.url } } }
+    write_conf({ shared }, more)
+    local _, code, err = reload()
+    assert.equal(0, code, err)
+    local c = server.client.connect(a):send "x\n"
+    assert.equal("1 dict 'd' bridged", c:receive_line())
+    assert.equal("n1", redis.output("redis-cli -p %d get rille:d:n", store.port):match "%S+")
+    c:send "x\n"
+    assert.equal("2 dict 'd' bridged", c:receive_line())
   end)
 
   it("refuses an address that is busy, and has changed nothing", function()

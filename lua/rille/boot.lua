@@ -6,12 +6,14 @@ local ffi = require "ffi"
 local C = require "rille.core"
 require "rille.pairs" -- first: before what walks
 local balance = require "rille.balance"
+local bridges = require "rille.bridge"
 local chunk = require "rille.chunk"
 local codecs = require "rille.codec"
 local concurrency = require "rille.concurrency"
 local conn = require "rille.conn"
 local coroutines = require "rille.coroutine"
 local dial = require "rille.dial"
+local dict = require "rille.dict"
 local dispatch = require "rille.dispatch"
 local leaks = require "rille.leaks"
 local listener = require "rille.listener"
@@ -25,9 +27,11 @@ local requests = require "rille.io"
 local resolve = require "rille.resolve"
 local script = require "rille.script"
 local state = require "rille.state"
+local stores = require "rille.store"
 local stream = require "rille.stream"
 local task = require "rille.task"
 local timer = require "rille.timer"
+local topic = require "rille.topic"
 local udp = require "rille.udp"
 local udp_session = require "rille.udp_session"
 local upstream = require "rille.upstream"
@@ -55,6 +59,8 @@ function boot.attach(loop, handle, plan)
   requests.set_timeout(plan.io_timeout)
   resolve.set_defaults(plan.dns)
   dial.set_defaults(plan.dial)
+  dict.set_defaults(plan.dicts)
+  topic.set_defaults(plan.topics)
   log.set_context(plan.label, plan.loop_id)
   leaks.begin()
   coroutines.install()
@@ -69,6 +75,8 @@ function boot.detach()
   resolve.reset()
   dial.reset()
   upstream.reset()
+  stores.reset()
+  bridges.reset()
   task.reset()
   timer.reset()
   concurrency.reset()

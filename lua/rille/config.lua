@@ -8,6 +8,7 @@ local locate = require "rille.config.locate"
 local names = require "rille.config.names"
 local paths = require "rille.config.paths"
 local scheme = require "rille.config.scheme"
+local units = require "rille.config.units"
 
 local config = {}
 
@@ -191,6 +192,34 @@ local function check_dns(dns)
   end
 end
 
+local dict_keys
+for _, entry in ipairs(defaults.top) do
+  if entry.name == "dicts" then dict_keys = entry.keys end
+end
+
+local CONVERT = { bytes = units.bytes, seconds = units.seconds }
+
+-- A dict is in memory or in a store, and has the keys of one of them.
+local function check_dict(dict)
+  for _, entry in ipairs(dict_keys) do
+    local name, default = entry.name, entry.default
+    if name ~= "store" and (name == "size") == (dict.store ~= nil) then
+      if default ~= nil then default = CONVERT[entry.type](default) end
+      if dict[name] ~= nil and dict[name] ~= default then
+        return { name }, dict.store and "is of a dict in memory; this one has a store" or "is of a dict with a store; add store"
+      end
+      dict[name] = nil
+    end
+  end
+end
+
+local function check_dicts(dicts)
+  for name, dict in pairs(dicts) do
+    local path, problem = check_dict(dict)
+    if path then return { "dicts", name, unpack(path) }, problem end
+  end
+end
+
 -- What no single key can tell.
 local function check_together(conf)
   for name, one in pairs(conf.pools) do
@@ -199,6 +228,8 @@ local function check_together(conf)
   if conf.workers and is_small(conf.workers.memory) then return { "workers", "memory" }, small_memory(conf.workers.memory) end
   local path, problem = check_dns(conf.dns)
   if path then return { "dns", unpack(path) }, problem end
+  path, problem = check_dicts(conf.dicts)
+  if path then return path, problem end
   path, problem = check_reload(conf.reload)
   if not path then path, problem = check_names(conf.servers) end
   if path then return path, problem end

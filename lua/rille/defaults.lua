@@ -23,6 +23,7 @@
 --   file         a path, relative to the configuration's folder
 --   pem          the same, or the text of such a file
 --   files        a path or a list of such
+--   redis        the URL of a Redis server
 --   templates    a package.path; relative ones are relative to the configuration's folder
 --   loops        a whole number, or "auto"
 --   table        with `keys` of its own; `optional`: without it there is none; true or false stands for one whose key `switch` is that
@@ -294,7 +295,36 @@ local log = {
 
 local dict = {
   { name = "size", live = false, type = "bytes", default = "16m", min = "16k", max = "256g",
-    about = "of all it has: keys, values and what they need" },
+    about = "of all it has: keys, values and what they need; not of one with `store`" },
+  { name = "store", live = false, type = "redis",
+    about = "the Redis server that [keeps it](dict.md#shared-by-several-machines): `\"redis://127.0.0.1:6379\"`; without: this process" },
+  { name = "prefix", live = false, type = "string", min = 1, max = 255,
+    about = "of its keys in the store; without: `rille:NAME:`" },
+  { name = "timeout", live = false, type = "seconds", default = "1s", min = "1ms", max = "1h",
+    about = "for a connection to the store, and for each reply" },
+  { name = "scan_timeout", live = false, type = "seconds", default = "30s", min = "1ms", max = "1h",
+    about = "of a store: for `keys` and `flush` in all" },
+  { name = "max_value", live = false, type = "bytes", default = "16m", min = "1k", max = "512m",
+    about = "of a store: a value; larger ones are `\"too large\"`" },
+  { name = "cache", live = false, type = "seconds", default = 0, min = 0, max = "24h",
+    about = "of a store: how long `get` may take a value from memory that the store says nothing new of; 0: it asks each time" },
+  { name = "cache_size", live = false, type = "bytes", default = "1m", min = "1k", max = "1g",
+    about = "of a store: bytes of that memory, in each Lua state" },
+  { name = "ca", live = false, type = "pem",
+    about = "for `rediss://`: certificates of those who may have signed the server's, a file (PEM) or its text; without: the system's" },
+}
+
+local topic = {
+  { name = "bridge", live = "generation", type = "redis", required = true,
+    about = "the Redis server that takes messages to [other processes](script.md#topics-of-several-machines)" },
+  { name = "prefix", live = "generation", type = "string", default = "rille:topic:", min = 1, max = 255,
+    about = "of the channel there, the topic's name follows" },
+  { name = "timeout", live = "generation", type = "seconds", default = "1s", min = "1ms", max = "1h",
+    about = "for a connection to it, and for each reply" },
+  { name = "queue", live = "generation", type = "bytes", default = "4m", min = "1k", max = "32m",
+    about = "messages that wait to be sent there, in each Lua state; others stay in the process" },
+  { name = "ca", live = "generation", type = "pem",
+    about = "for `rediss://`: certificates of those who may have signed the server's, a file (PEM) or its text; without: the system's" },
 }
 
 local workers = {
@@ -410,6 +440,8 @@ return {
     { name = "stall_after", live = "process", type = "seconds", default = "1s", min = 0, max = "1h",
       about = "a turn of a loop that lasts longer is logged as a stall; 0: none is" },
     { name = "dicts", live = "dicts", type = "map", keys = dict, max = 255, about = "shared memory for `rille.dict`, by name" },
+    { name = "topics", live = "generation", type = "map", keys = topic, max = 255,
+      about = "`rille.topic`s that several processes share, by name" },
     { name = "workers", live = "pools", type = "workers", keys = workers,
       about = "the worker pool `\"default\"`: a number, which is its `max`, or a table" },
     { name = "pools", live = "pools", type = "map", keys = workers, max = 63, about = "other worker pools for `rille.pool`, by name" },

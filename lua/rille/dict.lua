@@ -10,6 +10,7 @@ local Slice = require "rille.slice"
 local errors = require "rille.errors"
 local luggage = require "rille.luggage"
 local misuse = require "rille.misuse"
+local store = require "rille.store"
 local units = require "rille.config.units"
 
 local text = errors.text
@@ -359,39 +360,77 @@ end
 
 local function size_of(options)
   if options == nil then return 0 end
-  if type(options) ~= "table" then misuse("bad argument #2 to 'dict' (a table expected, got %s)", type(options)) end
   for key in pairs(options) do
-    if key ~= "size" then misuse("bad argument #2 to 'dict': unknown key '%s'; expected size", tostring(key)) end
+    if key ~= "size" then misuse("bad argument #2 to 'dict': unknown key '%s'; expected size, or store", tostring(key)) end
   end
   if options.size == nil then return 0 end
   return units.bytes(options.size)
     or misuse("bad size of a dict (bytes, or a string such as \"16m\", expected, got %s)", tostring(options.size))
 end
 
+-- ---- in a store ------------------------------------------------------------------------------------------------
+
+local configured = {} -- of the configuration, by name
+
+-- One that Redis keeps; nil: it is none of those.
+local function stored(name, options)
+  local settings = configured[name]
+  settings = settings and settings.store and settings or nil
+  if options and options.store ~= nil then
+    local given, message = require("rille.config").section("dicts", options, "rille.dict")
+    if not given then misuse(message) end
+    settings = given
+  end
+  local known = store.find(name)
+  if not settings and not known then return nil end
+  if options and options.size ~= nil then misuse("dict '%s' is in a store, and has no size", name) end
+  if not settings then return known end
+  if dicts[name] then misuse("dict '%s' is in memory already, and not in a store", name) end
+  if #name < 1 or #name > 255 then misuse("bad name of a dict: '%s' (1 to 255 bytes)", name) end
+  return store.open(name, settings)
+    or misuse("dict '%s' is in another store already, or has another prefix: say the same everywhere", name)
+end
+
 local dict = { open = open }
 
+function dict.set_defaults(given)
+  configured = given or {}
+end
+
 -- rille.dict(name[, { size = "16m" }]): the dict of that name, the same for the whole process; made if there is none, else it must
--- have that size. nil, "no memory".
+-- have that size. nil, "no memory". With a store, there or in the configuration, a dict of store/init.lua.
 function dict.of(name, options)
   if type(name) ~= "string" then misuse("bad argument #1 to 'dict' (a string expected, got %s)", type(name)) end
+  if options ~= nil and type(options) ~= "table" then misuse("bad argument #2 to 'dict' (a table expected, got %s)", type(options)) end
+  local elsewhere = stored(name, options)
+  if elsewhere then return elsewhere end
   local size = size_of(options)
   if size == 0 and dicts[name] then return dicts[name] end
   local found, err = open(name, size)
   if err == "exists" then
     misuse("dict '%s' has %.0f bytes already, not %.0f: give the same size everywhere, or none", name,
       open(name, 0):capacity(), size)
+  elseif err == "not supported" then
+    misuse("dict '%s' is in a store, which the handlers of a server alone can ask", name)
   elseif err == "invalid argument" then
     misuse("bad name or size of a dict: '%s' of %.0f bytes (1 to 255 bytes without NUL, 16k to 256g)", name, size)
   end
   return found, err
 end
 
-luggage.handle("dict", Dict, function(self) return self.name end, dict.of)
+luggage.handle("dict", Dict, function(self) return self.name end, function(name) return dict.of(name) end)
 
 -- The dicts of a configuration: { name = { size = bytes } }. True, or nil, message.
 function dict.make_all(given)
   for name, one in pairs(given) do
-    local made, err = open(name, one.size)
+    local made, err
+    if one.store then
+      local code = C.rille_dict_reserve(name, #name)
+      made, err = code == 0, text[-code]
+    else
+      made, err = open(name, one.size)
+    end
+    if err == "exists" and one.store then return nil, ("dicts.%s: it is in memory already: a store needs a restart"):format(name) end
     if err == "exists" then
       return nil, ("dicts.%s: it has %.0f bytes already, not %.0f"):format(name, open(name, 0):capacity(), one.size)
     end

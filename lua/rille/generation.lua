@@ -4,6 +4,7 @@
 local ffi = require "ffi"
 
 local C = require "rille.core"
+local bridge = require "rille.bridge"
 local conn = require "rille.conn"
 local channel = require "rille.channel"
 local leak_report = require "rille.leak_report"
@@ -11,6 +12,7 @@ local log = require "rille.log"
 local luggage = require "rille.luggage"
 local script = require "rille.script"
 local state = require "rille.state"
+local store = require "rille.store"
 local task = require "rille.task"
 local timer = require "rille.timer"
 local upstream = require "rille.upstream"
@@ -104,6 +106,8 @@ local changes = {
     state.is_retiring = true
     timer.hold()
     upstream.aside()
+    store.aside()
+    bridge.aside()
     if signal then signal:close() end
   end,
   [C.RILLE_CHANGE_BACK] = function()
@@ -120,7 +124,8 @@ local changes = {
 -- Forget the loop and what was there of it.
 local function leave()
   for _, name in ipairs {
-    "stream", "io", "resolve", "dial", "upstream", "process", "task", "timer", "concurrency", "mux", "conn", "udp", "udp_session",
+    "stream", "io", "resolve", "dial", "upstream", "store", "bridge", "process", "task", "timer", "concurrency", "mux", "conn", "udp",
+    "udp_session",
   } do
     require("rille." .. name).reset()
   end

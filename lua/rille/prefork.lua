@@ -56,7 +56,9 @@ end
 
 local function warn_of_dicts(conf)
   local names = {}
-  for name in pairs(conf.dicts or {}) do names[#names + 1] = name end
+  for name, one in pairs(conf.dicts or {}) do
+    if not one.store then names[#names + 1] = name end
+  end
   if #names == 0 then return end
   table.sort(names)
   log.warn("each of the %d processes has dicts of its own, they share nothing: %s", conf.processes, table.concat(names, ", "))

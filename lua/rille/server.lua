@@ -326,7 +326,8 @@ local function run_here(conf, label, setup, is_served)
   end
   boot.attach(loop, handle, {
     label = label, generation = 1, loop_id = 1, loop_count = 1, linger = conf.timeouts.linger, is_host = true,
-    io_timeout = conf.io.timeout, is_dev = conf.dev, dns = conf.dns, dial = conf.dial,
+    io_timeout = conf.io.timeout, is_dev = conf.dev, dns = conf.dns, dial = conf.dial, dicts = conf.dicts,
+    topics = conf.topics,
   })
   local path, cpath = package.path, package.cpath
   local is_set_up, status

@@ -15,9 +15,15 @@ local function printable(text)
   return (text:gsub("[%c\127]", function(c) return ("\\%d"):format(c:byte()) end))
 end
 
+-- Without the password of a URL.
+local function without_password(text)
+  return (text:gsub("^(%a+://[^/@:]*:)[^@]*@", "%1...@"):gsub("([?&]password=)[^&]*", "%1..."))
+end
+
 -- A value as a message shows it: on one line and short.
 local function shown(value)
   if type(value) == "string" then
+    value = without_password(value)
     local text = value:sub(1, SHOWN_MAX)
     return '"' .. printable(text) .. (#value > SHOWN_MAX and '..."' or '"')
   end
@@ -194,6 +200,11 @@ end
 function types.pem(value, path, _, context)
   if type(value) == "string" and value:find("-----BEGIN", 1, true) then return value end
   return path_of_file(value, path, context)
+end
+
+function types.redis(value, path)
+  if type(value) == "string" and require("rille.redis.url").parse(value) then return value end
+  refuse(path, value, 'a URL such as "redis://127.0.0.1:6379/0", "rediss://HOST" or "unix:/PATH"')
 end
 
 -- They need not be there.

@@ -212,7 +212,8 @@ local function between(old, new)
     local key = check.name_of(path)
     d.live[#d.live + 1] = { key = key, path = path, old = a, new = b, how = how }
     -- connections that scripts make themselves have theirs from the top
-    if how == "generation" or key == "timeouts.linger" then everywhere[#everywhere + 1] = key end
+    local is_remote = type(b) == "table" and b.store -- a further dict that Lua states have to know of
+    if how == "generation" or key == "timeouts.linger" or is_remote then everywhere[#everywhere + 1] = key end
   end)
   compare_servers(d, old.servers, new.servers, everywhere, refuse)
   return d

@@ -24,6 +24,7 @@ function M.single(node) return setmetatable({ node = node }, Single) end
 
 function Single:of() return self.node end
 function Single:exchange(_, bytes, timeout) return self.node:exchange(bytes, 1, timeout) end
+function Single:rest() return self.node:rest() end
 function Single:close() return self.node:close() end
 function Single:count(into) return self.node:count(into) end
 

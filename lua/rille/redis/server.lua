@@ -84,6 +84,15 @@ function Server:dedicate(on_value, on_end)
   end)
 end
 
+-- End connections that nobody waits on; the next command opens one again.
+function Server:rest()
+  for _, one in ipairs(self.lanes) do
+    if one.current and one.current.pending == 0 then one:close() end
+  end
+  for _, one in ipairs(self.idle) do one:close() end
+  self.idle = {}
+end
+
 function Server:close()
   self.is_closed = true
   for _, one in ipairs(self.lanes) do one:close() end

@@ -57,8 +57,8 @@ local function settings_of(conf, server)
   for key, value in pairs(server) do one[key] = value end
   one.listen, one.only_loop = {}, nil
   return { loops = 1, servers = { one }, timeouts = conf.timeouts, io = conf.io, dev = conf.dev, path = conf.path, cpath = conf.cpath,
-    limits = conf.limits, drain_timeout = conf.drain_timeout, debug = conf.debug, dicts = conf.dicts, workers = conf.workers,
-    pools = conf.pools, workers_timeout = conf.workers_timeout, log = { format = conf.log.format } }
+    limits = conf.limits, drain_timeout = conf.drain_timeout, debug = conf.debug, dicts = conf.dicts, topics = conf.topics,
+    workers = conf.workers, pools = conf.pools, workers_timeout = conf.workers_timeout, log = { format = conf.log.format } }
 end
 
 -- What a process wrote, without the end of the line, and not too much of it.
