@@ -4,7 +4,6 @@
 #include "note.h"
 
 #include "control.h"
-#include "cpu.h"
 #include "log.h"
 #include "loop.h"
 #include "reload.h"
@@ -38,7 +37,6 @@ rille_note *rille_reload_take(rille_state *state) {
 }
 
 void rille_reload_attend(rille_state *state) {
-  rille_cpu_give_way();
   pthread_mutex_lock(&attending_mutex);
   attending = state;
   bool is_late = is_asked;

@@ -10,7 +10,6 @@
 #include "team.h"
 #include "udp.h"
 
-#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -94,10 +93,7 @@ static void part(rille_state *state) {
 
 void rille_state_detach(rille_state *state) { part(state); }
 
-void rille_state_discard(rille_state *state) {
-  rille_state_free(state);
-  malloc_trim(0); /* what it had is spread over the arenas of several threads, which would keep it */
-}
+void rille_state_discard(rille_state *state) { rille_state_free(state); }
 
 /* ---- listeners ------------------------------------------------------------------------------------------------- */
 
