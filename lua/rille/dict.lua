@@ -7,6 +7,7 @@ local ffi = require "ffi"
 
 local C = require "rille.core"
 local Slice = require "rille.slice"
+local arguments = require "rille.dict_arguments"
 local errors = require "rille.errors"
 local luggage = require "rille.luggage"
 local misuse = require "rille.misuse"
@@ -16,6 +17,7 @@ local units = require "rille.config.units"
 local text = errors.text
 local istype, to_string, type = ffi.istype, ffi.string, type
 local slice_t = Slice.type
+local ttl_of, flags_of, need_number = arguments.ttl_of, arguments.flags_of, arguments.need_number
 
 local NIL, NO, YES = C.RILLE_DICT_NIL, C.RILLE_DICT_FALSE, C.RILLE_DICT_TRUE
 local NUMBER, STRING = C.RILLE_DICT_NUMBER, C.RILLE_DICT_STRING
@@ -47,30 +49,6 @@ local function key_of(key, name)
   local bytes, size = bytes_of(key)
   if size == nil or size < 1 or size > KEY_MAX then bad_key(key, name) end
   return bytes, size
-end
-
--- Seconds of a time to live, 0 when there is none.
-local function ttl_of(ttl, name)
-  if ttl == nil then return 0 end
-  local seconds = ttl
-  if type(ttl) ~= "number" then seconds = units.seconds(ttl) end
-  if seconds == nil or not (seconds >= 0) then
-    misuse("bad \"exptime\" argument to '%s' (seconds, 0 or more, expected, got %s)", name, tostring(ttl))
-  end
-  return seconds
-end
-
-local function flags_of(flags, name)
-  if flags == nil then return 0 end
-  if type(flags) ~= "number" or not (flags >= 0 and flags < 2 ^ 32) or flags % 1 ~= 0 then
-    misuse("bad \"flags\" argument to '%s' (a whole number from 0 to 2^32 - 1 expected, got %s)", name, tostring(flags))
-  end
-  return flags
-end
-
-local function need_number(x, what, name)
-  if type(x) ~= "number" then misuse("bad \"%s\" argument to '%s' (a number expected, got %s)", what, name, type(x)) end
-  return x
 end
 
 -- ---- what C writes to ------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 -- here. docs/dict.md says what is different.
 
 local Slice = require "rille.slice"
+local arguments = require "rille.dict_arguments"
 local cache = require "rille.store.cache"
 local luggage = require "rille.luggage"
 local misuse = require "rille.misuse"
@@ -9,11 +10,11 @@ local redis = require "rille.redis"
 local state = require "rille.state"
 local task = require "rille.task"
 local timer = require "rille.timer"
-local units = require "rille.config.units"
 local value = require "rille.store.value"
 
 local encode, decode = value.encode, value.decode
 local null = redis.null
+local ttl_of, flags_of, need_number = arguments.ttl_of, arguments.flags_of, arguments.need_number
 
 local KEY_MAX = 65535
 local KEYS_DEFAULT = 1024
@@ -59,26 +60,8 @@ end
 
 -- Milliseconds of a time to live, 0 when there is none.
 local function ms_of(ttl, name)
-  if ttl == nil then return 0 end
-  local seconds = ttl
-  if type(ttl) ~= "number" then seconds = units.seconds(ttl) end
-  if seconds == nil or not (seconds >= 0) then
-    misuse("bad \"exptime\" argument to '%s' (seconds, 0 or more, expected, got %s)", name, tostring(ttl))
-  end
+  local seconds = ttl_of(ttl, name)
   return seconds < TTL_MAX and math.ceil(seconds * 1000) or 0
-end
-
-local function flags_of(flags, name)
-  if flags == nil then return 0 end
-  if type(flags) ~= "number" or not (flags >= 0 and flags < 2 ^ 32) or flags % 1 ~= 0 then
-    misuse("bad \"flags\" argument to '%s' (a whole number from 0 to 2^32 - 1 expected, got %s)", name, tostring(flags))
-  end
-  return flags
-end
-
-local function need_number(x, what, name)
-  if type(x) ~= "number" then misuse("bad \"%s\" argument to '%s' (a number expected, got %s)", what, name, type(x)) end
-  return x
 end
 
 -- ---- asking ----------------------------------------------------------------------------------------------------
