@@ -28,20 +28,12 @@ local function excerpt(text)
   return ("%d bytes that end in %q"):format(#text, text:sub(-60))
 end
 
--- Connect to a URL. options: receive_buffer, send_buffer (bytes), timeout (seconds), source (a URL of this host to come from, with
--- port 0). Raises when nobody answers.
-function M.connect(url, options)
-  local self, why = M.try_connect(url, options)
-  if not self then error(("cannot connect to %s: %s"):format(url, why), 0) end
-  return self
-end
-
--- The same; nil, the errno's name when it is refused.
-function M.try_connect(url, options)
+-- A descriptor and what connecting it came to: 0, an errno, -1 when no answer came in time; without a descriptor, an errno.
+local function connecting(url, options)
   options = options or {}
   local family, address, size = net.parse(url)
   local fd = C.net_socket(family, SOCK_STREAM + SOCK_FLAGS, 0)
-  if fd < 0 then return nil, net.errno_name(ffi.errno()) end
+  if fd < 0 then return nil, ffi.errno() end
   if options.receive_buffer then net.set_option(fd, SOL_SOCKET, SO_RCVBUF, options.receive_buffer) end
   if options.send_buffer then net.set_option(fd, SOL_SOCKET, SO_SNDBUF, options.send_buffer) end
   if options.source then
@@ -66,17 +58,38 @@ function M.try_connect(url, options)
       end
     end
   end
-  if errno ~= 0 then
-    C.net_close(fd)
-    return nil, errno == -1 and "no answer in time" or net.errno_name(errno)
-  end
-  return M.over(fd, url)
+  return fd, errno
 end
 
 -- A client over a descriptor that is connected and non-blocking.
 function M.over(fd, url)
   local self = setmetatable({ fd = fd, url = url, buffer = "", ended = nil, timeout = 5 }, Client)
   open[self] = true
+  return self
+end
+
+-- The descriptor is given back; what it came to, in words.
+local function given_up(fd, errno)
+  if fd then C.net_close(fd) end
+  return errno == -1 and "no answer in time" or net.errno_name(errno)
+end
+
+-- Connect to a URL. options: receive_buffer, send_buffer (bytes), timeout (seconds), source (a URL of this host to come from, with
+-- port 0). nil, the errno's name when it is refused, or reset before this looked at it.
+function M.try_connect(url, options)
+  local fd, errno = connecting(url, options)
+  if errno ~= 0 then return nil, given_up(fd, errno) end
+  return M.over(fd, url)
+end
+
+-- The same, and raises when nobody answers. A server that aborts what it accepts may do so before this looks: that is a
+-- connection (a port without a server refuses), whose stream ends in "reset".
+function M.connect(url, options)
+  local fd, errno = connecting(url, options)
+  local reset = fd and errno == net.ECONNRESET
+  if errno ~= 0 and not reset then error(("cannot connect to %s: %s"):format(url, given_up(fd, errno)), 0) end
+  local self = M.over(fd, url)
+  if reset then self.ended = "reset" end
   return self
 end
 
