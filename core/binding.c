@@ -1,5 +1,5 @@
 /*
- * binding: see binding.h. First the table of the process, then the lists of a loop.
+ * binding: see binding.h. First the table of the process, then the lists of a loop, which link the same nodes.
  */
 #include "binding.h"
 
@@ -7,25 +7,30 @@
 #include "loop.h"
 
 #include <pthread.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { SHARDS = 64, BUCKETS_FIRST = 16 };
 
-/* ---- the table ------------------------------------------------------------------------------------------------- */
-
-struct entry {
-  struct entry *next;
-  double id;
-  uint32_t hash;
-  uint32_t size;
+/* A key that a connection was bound to. The loop of the connection owns it; while the table leads to it, the lock of its shard guards `next`
+ * and `id`, and nobody else reads the others but under that. A key bound again leads to another node: the first stays in its list, out of use. */
+typedef struct rille_bound {
+  struct rille_bound *next;      /* in the table */
+  struct rille_bound *next_held; /* in the list of the loop */
+  double id;                     /* of the connection */
+  uint8_t size;
   char key[];
-};
+} rille_bound;
+
+_Static_assert(RILLE_BINDING_KEY_MAX <= UINT8_MAX, "sizes of keys are bytes");
+
+/* ---- the table ------------------------------------------------------------------------------------------------- */
 
 /* under its lock */
 struct shard {
   _Alignas(64) pthread_mutex_t lock;
-  struct entry **buckets;
+  rille_bound **buckets;
   uint32_t bucket_count, count;
 };
 
@@ -53,24 +58,28 @@ static struct shard *lock(uint32_t hash) {
   return s;
 }
 
-static struct entry **link_of(const struct shard *s, uint32_t hash, const char *key, size_t size) {
+static bool is_of(const rille_bound *one, const char *key, size_t size) {
+  return one->size == size && memcmp(one->key, key, size) == 0;
+}
+
+static rille_bound **link_of(const struct shard *s, uint32_t hash, const char *key, size_t size) {
   if (s->bucket_count == 0) return NULL;
-  struct entry **at = &s->buckets[hash / SHARDS & (s->bucket_count - 1)];
-  while (*at && !((*at)->hash == hash && (*at)->size == size && memcmp((*at)->key, key, size) == 0)) at = &(*at)->next;
+  rille_bound **at = &s->buckets[hash / SHARDS & (s->bucket_count - 1)];
+  while (*at && !is_of(*at, key, size)) at = &(*at)->next;
   return at;
 }
 
 static bool grow(struct shard *s) {
   uint32_t wanted = s->bucket_count ? s->bucket_count * 2 : BUCKETS_FIRST;
-  struct entry **buckets = calloc(wanted, sizeof(struct entry *));
+  rille_bound **buckets = calloc(wanted, sizeof(rille_bound *));
   if (!buckets) return s->bucket_count > 0; /* longer chains, then */
   for (uint32_t i = 0; i < s->bucket_count; i++) {
     while (s->buckets[i]) {
-      struct entry *e = s->buckets[i];
-      s->buckets[i] = e->next;
-      struct entry **bucket = &buckets[e->hash / SHARDS & (wanted - 1)];
-      e->next = *bucket;
-      *bucket = e;
+      rille_bound *one = s->buckets[i];
+      s->buckets[i] = one->next;
+      rille_bound **bucket = &buckets[hash_of(one->key, one->size) / SHARDS & (wanted - 1)];
+      one->next = *bucket;
+      *bucket = one;
     }
   }
   free(s->buckets);
@@ -79,178 +88,194 @@ static bool grow(struct shard *s) {
   return true;
 }
 
-static int insert(struct shard *s, uint32_t hash, const char *key, size_t size, double id) {
+static int insert(struct shard *s, uint32_t hash, rille_bound *one) {
   if (atomic_fetch_add(&total, 1) >= atomic_load(&most)) {
     atomic_fetch_sub(&total, 1);
     return RILLE_ERR_FULL;
   }
-  struct entry *e = s->count < s->bucket_count || grow(s) ? malloc(sizeof *e + size) : NULL;
-  if (!e) {
+  if (s->count >= s->bucket_count && !grow(s)) {
     atomic_fetch_sub(&total, 1);
     return RILLE_ERR_NO_MEMORY;
   }
-  *e = (struct entry){.id = id, .hash = hash, .size = (uint32_t)size};
-  memcpy(e->key, key, size);
-  struct entry **bucket = &s->buckets[hash / SHARDS & (s->bucket_count - 1)];
-  e->next = *bucket;
-  *bucket = e;
+  rille_bound **bucket = &s->buckets[hash / SHARDS & (s->bucket_count - 1)];
+  one->next = *bucket;
+  *bucket = one;
   s->count++;
   return RILLE_OK;
 }
 
-/* keeps: one that is another's already stays so. */
-static int put(uint32_t hash, const char *key, size_t size, double id, bool keeps) {
+/* Its key leads to it. keeps: one that leads to another already stays so. */
+static int put(rille_bound *one, bool keeps) {
+  uint32_t hash = hash_of(one->key, one->size);
   struct shard *s = lock(hash);
-  struct entry **at = link_of(s, hash, key, size);
+  rille_bound **at = link_of(s, hash, one->key, one->size);
   int err = RILLE_OK;
-  if (at && *at && !keeps) (*at)->id = id;
-  else if (at && *at) err = RILLE_ERR_EXISTS;
-  else err = insert(s, hash, key, size, id);
+  if (!at || !*at) {
+    err = insert(s, hash, one);
+  } else if (*at != one && keeps) {
+    err = RILLE_ERR_EXISTS;
+  } else if (*at != one) {
+    one->next = (*at)->next;
+    *at = one;
+  }
   pthread_mutex_unlock(&s->lock);
   return err;
 }
 
-/* Only while it is this connection's: 1 when it was. */
-static int take(uint32_t hash, const char *key, size_t size, double id) {
+/* Its key leads to it no more: true when it did. From here on the owner alone knows it. */
+static bool take(const rille_bound *one) {
+  uint32_t hash = hash_of(one->key, one->size);
   struct shard *s = lock(hash);
-  struct entry **at = link_of(s, hash, key, size);
-  struct entry *e = at ? *at : NULL;
-  if (e && e->id == id) {
-    *at = e->next;
+  rille_bound **at = link_of(s, hash, one->key, one->size);
+  bool is_there = at && *at == one;
+  if (is_there) {
+    *at = one->next;
     if (--s->count == 0) {
       free(s->buckets); /* leave nothing behind at the end of a process */
       s->buckets = NULL;
       s->bucket_count = 0;
     }
     atomic_fetch_sub(&total, 1);
-  } else {
-    e = NULL;
   }
   pthread_mutex_unlock(&s->lock);
-  free(e);
-  return e != NULL;
+  return is_there;
 }
 
 double rille_binding_find(const char *key, size_t size) {
   uint32_t hash = hash_of(key, size);
   struct shard *s = lock(hash);
-  struct entry **at = link_of(s, hash, key, size);
+  rille_bound **at = link_of(s, hash, key, size);
   double id = at && *at ? (*at)->id : 0;
   pthread_mutex_unlock(&s->lock);
   return id;
 }
 
+static bool is_in_use(const rille_bound *one) { return rille_binding_find(one->key, one->size) == one->id; }
+
 double rille_binding_count(void) { return atomic_load(&total); }
 
 void rille_binding_set_max(double max) { atomic_store(&most, (uint32_t)max); }
 
-/* ---- what a connection has bound ------------------------------------------------------------------------------- */
+/* ---- what a connection is bound to ----------------------------------------------------------------------------- */
 
-typedef struct rille_bound {
-  struct rille_bound *next;
-  uint32_t slot;
-  uint32_t hash;
-  uint32_t size;
-  char key[];
-} rille_bound;
+static rille_bound **bucket_of(const rille_bindings *b, double id) {
+  return &b->buckets[(uint64_t)id & (b->bucket_count - 1)]; /* an id ends in the slot */
+}
+
+/* At the end: keys stay in the order of their binding. */
+static void link_held(const rille_bindings *b, rille_bound *one) {
+  rille_bound **at = bucket_of(b, one->id);
+  while (*at) at = &(*at)->next_held;
+  one->next_held = NULL;
+  *at = one;
+}
 
 static bool grow_bindings(rille_bindings *b) {
-  uint32_t wanted = b->bucket_count ? b->bucket_count * 2 : BUCKETS_FIRST;
-  rille_bound **buckets = calloc(wanted, sizeof(rille_bound *));
-  if (!buckets) return b->bucket_count > 0;
+  rille_bindings wider = {.bucket_count = b->bucket_count ? b->bucket_count * 2 : BUCKETS_FIRST, .count = b->count};
+  wider.buckets = calloc(wider.bucket_count, sizeof(rille_bound *));
+  if (!wider.buckets) return b->bucket_count > 0;
   for (uint32_t i = 0; i < b->bucket_count; i++) {
     while (b->buckets[i]) {
       rille_bound *one = b->buckets[i];
-      b->buckets[i] = one->next;
-      one->next = buckets[one->slot & (wanted - 1)];
-      buckets[one->slot & (wanted - 1)] = one;
+      b->buckets[i] = one->next_held;
+      link_held(&wider, one);
     }
   }
   free(b->buckets);
-  b->buckets = buckets;
-  b->bucket_count = wanted;
+  *b = wider;
   return true;
 }
 
-static rille_bound **bucket_of(const rille_bindings *b, uint32_t slot) {
-  return &b->buckets[slot & (b->bucket_count - 1)];
+static bool hold(rille_conn *c, rille_bound *one) {
+  rille_bindings *b = &c->loop->bindings;
+  if (b->count >= b->bucket_count && !grow_bindings(b)) return false;
+  one->id = rille_conn_id(c);
+  link_held(b, one);
+  b->count++;
+  c->has_names = true;
+  return true;
 }
 
-/* The link to the connection's own note of a key, and how many keys it has. */
-static rille_bound **find_bound(const rille_conn *c, uint32_t hash, const char *key, size_t size, uint32_t *count) {
-  const rille_bindings *b = &c->loop->bindings;
+static rille_bound *let_go(rille_bindings *b, rille_bound **at) {
+  rille_bound *one = *at;
+  *at = one->next_held;
+  b->count--;
+  return one;
+}
+
+/* The link to the connection's node of a key, and how many it has. */
+static rille_bound **find_held(const rille_conn *c, const char *key, size_t size, uint32_t *count) {
   rille_bound **found = NULL;
   *count = 0;
   if (!c->has_names) return NULL;
-  for (rille_bound **at = bucket_of(b, c->slot); *at; at = &(*at)->next) {
-    const rille_bound *one = *at;
-    if (one->slot != c->slot) continue;
+  double id = rille_conn_id(c);
+  for (rille_bound **at = bucket_of(&c->loop->bindings, id); *at; at = &(*at)->next_held) {
+    if ((*at)->id != id) continue;
     ++*count;
-    if (one->hash == hash && one->size == size && memcmp(one->key, key, size) == 0) found = at;
+    if (is_of(*at, key, size)) found = at;
   }
   return found;
 }
 
-static void drop_bound(rille_bindings *b, rille_bound **at) {
-  rille_bound *one = *at;
-  *at = one->next;
-  b->count--;
-  free(one);
-}
-
-/* Notes of keys that others have by now, or that are not bound any more. */
+/* Nodes whose keys are others' by now, or are not bound any more. */
 static uint32_t drop_stale(const rille_conn *c) {
   rille_bindings *b = &c->loop->bindings;
   double id = rille_conn_id(c);
   uint32_t dropped = 0;
-  for (rille_bound **at = bucket_of(b, c->slot); *at;) {
-    rille_bound *one = *at;
-    if (one->slot != c->slot || rille_binding_find(one->key, one->size) == id) {
-      at = &one->next;
+  for (rille_bound **at = bucket_of(b, id); *at;) {
+    if ((*at)->id != id || is_in_use(*at)) {
+      at = &(*at)->next_held;
       continue;
     }
-    drop_bound(b, at);
+    free(let_go(b, at));
     dropped++;
   }
   return dropped;
 }
 
-static rille_bound *add_bound(rille_conn *c, uint32_t hash, const char *key, size_t size) {
-  rille_bindings *b = &c->loop->bindings;
-  if (b->count >= b->bucket_count && !grow_bindings(b)) return NULL;
-  rille_bound *one = malloc(sizeof *one + size);
-  if (!one) return NULL;
-  *one = (rille_bound){.slot = c->slot, .hash = hash, .size = (uint32_t)size};
-  memcpy(one->key, key, size);
-  rille_bound **bucket = bucket_of(b, c->slot);
-  one->next = *bucket;
-  *bucket = one;
-  b->count++;
-  c->has_names = true;
-  return one;
-}
-
-static int bind_to(rille_conn *c, const char *key, size_t size, bool keeps) {
-  if (!rille_conn_is_active(c)) return RILLE_ERR_CLOSED;
-  uint32_t hash = hash_of(key, size), count;
-  double id = rille_conn_id(c);
-  if (find_bound(c, hash, key, size, &count))
-    return put(hash, key, size, id, keeps); /* another may have it meanwhile */
-  if (count >= RILLE_BINDINGS_OF_CONN && drop_stale(c) == 0) return RILLE_ERR_FULL;
-  if (!add_bound(c, hash, key, size)) return RILLE_ERR_NO_MEMORY;
-  int err = put(hash, key, size, id, keeps);
-  if (err) drop_bound(&c->loop->bindings, find_bound(c, hash, key, size, &count));
+/* A node becomes the connection's, and its key leads to it; else it is freed. */
+static int name(rille_conn *c, rille_bound *one, bool keeps) {
+  int err = !rille_conn_is_active(c) ? RILLE_ERR_CLOSED : hold(c, one) ? put(one, keeps) : RILLE_ERR_NO_MEMORY;
+  if (!err) return RILLE_OK;
+  uint32_t count;
+  rille_bound **at = find_held(c, one->key, one->size, &count);
+  if (at) let_go(&c->loop->bindings, at);
+  free(one);
   return err;
 }
 
-int rille_binding_set(rille_conn *c, const char *key, size_t size) { return bind_to(c, key, size, false); }
+int rille_binding_set(rille_conn *c, const char *key, size_t size) {
+  if (!rille_conn_is_active(c)) return RILLE_ERR_CLOSED;
+  uint32_t count;
+  rille_bound **at = find_held(c, key, size, &count);
+  if (at) return put(*at, false); /* another may have it meanwhile */
+  if (count >= RILLE_BINDINGS_OF_CONN && drop_stale(c) == 0) return RILLE_ERR_FULL;
+  rille_bound *one = malloc(offsetof(rille_bound, key) + size); /* not sizeof, which is padded */
+  if (!one) return RILLE_ERR_NO_MEMORY;
+  one->size = (uint8_t)size;
+  memcpy(one->key, key, size);
+  return name(c, one, false);
+}
 
 int rille_binding_clear(rille_conn *c, const char *key, size_t size) {
-  uint32_t hash = hash_of(key, size), count;
-  rille_bound **at = find_bound(c, hash, key, size, &count);
+  uint32_t count;
+  rille_bound **at = find_held(c, key, size, &count);
   if (!at) return 0;
-  drop_bound(&c->loop->bindings, at);
-  return take(hash, key, size, rille_conn_id(c));
+  rille_bound *one = let_go(&c->loop->bindings, at);
+  bool was_its = take(one);
+  free(one);
+  return was_its;
+}
+
+const char *rille_binding_key(const rille_conn *c, uint32_t n, size_t *size) {
+  if (!c->has_names) return NULL;
+  double id = rille_conn_id(c);
+  for (const rille_bound *one = *bucket_of(&c->loop->bindings, id); one; one = one->next_held) {
+    if (one->id != id || !is_in_use(one) || --n > 0) continue;
+    *size = one->size;
+    return one->key;
+  }
+  return NULL;
 }
 
 /* Out of the lists, and out of the table. */
@@ -259,21 +284,20 @@ struct rille_bound *rille_binding_pack(rille_conn *c) {
   c->has_names = false;
   rille_bindings *b = &c->loop->bindings;
   double id = rille_conn_id(c);
-  rille_bound *list = NULL;
-  for (rille_bound **at = bucket_of(b, c->slot); *at;) {
-    rille_bound *one = *at;
-    if (one->slot != c->slot) {
-      at = &one->next;
+  rille_bound *list = NULL, **last = &list;
+  for (rille_bound **at = bucket_of(b, id); *at;) {
+    if ((*at)->id != id) {
+      at = &(*at)->next_held;
       continue;
     }
-    *at = one->next;
-    b->count--;
-    if (take(one->hash, one->key, one->size, id)) {
-      one->next = list;
-      list = one;
-    } else {
+    rille_bound *one = let_go(b, at);
+    if (!take(one)) {
       free(one);
+      continue;
     }
+    one->next_held = NULL;
+    *last = one;
+    last = &one->next_held;
   }
   return list;
 }
@@ -281,7 +305,7 @@ struct rille_bound *rille_binding_pack(rille_conn *c) {
 void rille_binding_discard(struct rille_bound *list) {
   while (list) {
     rille_bound *one = list;
-    list = one->next;
+    list = one->next_held;
     free(one);
   }
 }
@@ -290,8 +314,11 @@ void rille_binding_leave(rille_conn *c) { rille_binding_discard(rille_binding_pa
 
 /* A key that somebody else was given on the way stays theirs. */
 void rille_binding_arrive(rille_conn *c, struct rille_bound *list) {
-  for (const rille_bound *one = list; one; one = one->next) (void)bind_to(c, one->key, one->size, true);
-  rille_binding_discard(list);
+  while (list) {
+    rille_bound *one = list;
+    list = one->next_held;
+    (void)name(c, one, true);
+  }
 }
 
 void rille_binding_end_loop(rille_bindings *b) { free(b->buckets); }

@@ -1,7 +1,6 @@
 /*
- * binding: keys that name connections, for all loops of the process. The table is process-wide, in shards with a lock each, and holds ids alone.
- * What a connection has bound stands in a list of its loop as well, so that its end takes exactly its own entries away: one whose id is another
- * by now was bound again, and stays.
+ * binding: keys that name connections, for all loops of the process. The table is process-wide, in shards with a lock each, and leads to nodes
+ * that the loops of the connections own: the end of a connection takes its own out of the table, and leaves those that were bound again.
  */
 #ifndef RILLE_BINDING_H
 #define RILLE_BINDING_H
@@ -10,9 +9,9 @@
 
 struct rille_bound;
 
-/* Of a loop: what its connections have bound. */
+/* Of a loop: what its connections are bound to. */
 typedef struct rille_bindings {
-  struct rille_bound **buckets; /* by slot */
+  struct rille_bound **buckets; /* by the slot of the connection */
   uint32_t bucket_count, count;
 } rille_bindings;
 

@@ -18,6 +18,9 @@ enum {
 int rille_binding_set(rille_conn *c, const char *key, size_t size);
 /* 1; 0 when the key is not this connection's */
 int rille_binding_clear(rille_conn *c, const char *key, size_t size);
+/* The n-th key that is the connection's, from 1, in the order of binding: its bytes, until it is cleared, bound to another one or the
+ * connection ends; NULL: there are not so many. */
+const char *rille_binding_key(const rille_conn *c, uint32_t n, size_t *size);
 
 /* any thread */
 /* the id of the connection, 0: there is none */

@@ -9,7 +9,7 @@ local options = ...
 local rille = require "rille"
 local DEADLINE, BODY_MAX, COMMANDS_MAX, DEVICE_MAX = tonumber(options.deadline or 2), 4000, 4000, 32 -- at a time: of a loop, of a device
 local backend
-local keys, silent, serial = {}, {}, 0 -- by conn.id: the key of a device, and that it was asked whether it is there
+local silent, serial = {}, 0 -- by conn.id: it was asked whether it is there
 local waiting, count, counts = {}, 0, {} -- commands under way: by id, their number, and by key
 
 local function frame(kind, id, bytes)
@@ -27,8 +27,7 @@ local handlers = {
   P = function() end,
   H = function(conn, _, bytes, before)
     local key = bytes:str()
-    if before or #key > 64 or not key:find "^[%w_.-]+$" or not rille.bind("device:" .. key, conn) then return true end
-    keys[conn.id] = key
+    return before or #key > 64 or not key:find "^[%w_.-]+$" or not rille.bind("device:" .. key, conn)
   end,
   R = function(conn, id, bytes, key)
     local res, err = backend:post("/devices/" .. key, { body = bytes })
@@ -66,7 +65,8 @@ return {
   end,
   on_request = function(conn, f)
     silent[conn.id] = nil
-    local kind, key = #f >= 5 and string.char(f:byte(1)), keys[conn.id]
+    local kind, name = #f >= 5 and string.char(f:byte(1)), rille.bound(conn)
+    local key = name and name:sub(#"device:" + 1)
     if not handlers[kind] or not key and kind ~= "H" or handlers[kind](conn, f:u32(1), f:sub(6), key) then conn:abort() end
   end,
   on_idle = function(conn, which)
@@ -74,7 +74,7 @@ return {
     if silent[conn.id] then return conn:abort() end
     silent[conn.id] = conn:write(frame("P", 0, ""))
   end,
-  on_close = function(conn) keys[conn.id], silent[conn.id] = nil, nil end,
-  on_retire = function() return { keys = keys, serial = serial } end,
-  on_reload = function(data) keys, serial = data.keys, data.serial end,
+  on_close = function(conn) silent[conn.id] = nil end,
+  on_retire = function() return { serial = serial } end,
+  on_reload = function(data) serial = data.serial end,
 }

@@ -12,6 +12,7 @@ local core = require "rille.core"
 local commands = {}
 function commands.bind(conn, key) return rille.bind(key, conn) end
 function commands.unbind(conn, key) return rille.unbind(key, conn) end
+function commands.bound(conn, n) return rille.bound(conn, tonumber(n)) end
 function commands.send(_, key, text)
   local one, err = rille.lookup(key)
   if not one then return nil, err end
@@ -91,7 +92,10 @@ describe("rille.bind", function()
     local watcher, old, new = enter(s), enter(s), enter(s)
     assert.equal("true", ask(old, "bind device:1"))
     assert.equal("true", ask(old, "bind device:1"))
+    assert.equal("device:1", ask(old, "bound"))
     assert.equal("true", ask(new, "bind device:1"))
+    assert.equal("nil", ask(old, "bound"))
+    assert.equal("device:1", ask(new, "bound"))
     assert.equal("1", ask(watcher, "count"))
     assert.equal(ask(new, "id"), ask(watcher, "whose device:1"))
     assert.equal("false", ask(old, "unbind device:1"))
@@ -122,6 +126,28 @@ describe("rille.bind", function()
       ask(c, "bind a")
       c[way](c)
       wait_count(watcher, 0)
+    end
+    s:stop()
+  end)
+
+  it("tells which keys are a connection's, in the order of binding", function()
+    local s = start(2)
+    local c, other = enter(s), enter(s)
+    assert.equal("nil", ask(c, "bound"))
+    local crowd = {}
+    for i = 1, 40 do -- so that tables grow meanwhile
+      assert.equal("true", ask(c, "bind key" .. i))
+      crowd[i] = enter(s)
+      assert.equal("true", ask(crowd[i], "bind crowd" .. i))
+    end
+    assert.equal("true", ask(c, "bind key3"))
+    assert.equal("true", ask(other, "bind key1"))
+    assert.equal("true", ask(c, "unbind key2"))
+    for _ = 1, 2 do
+      for i = 1, 38 do assert.equal("key" .. i + 2, ask(c, "bound " .. i)) end
+      assert.equal("nil", ask(c, "bound 39"))
+      assert.equal("nil", ask(c, "bound 1000000"))
+      assert.equal("true", ask(c, "move " .. 3 - c.loop)) -- and there
     end
     s:stop()
   end)
@@ -165,12 +191,17 @@ describe("rille.bind", function()
       raises("a key of 1 to 255 bytes expected, got 0", rille.bind, "", a)
       raises("a key of 1 to 255 bytes expected, got 256", rille.lookup, ("x"):rep(256))
       raises("a connection of this loop expected, got string", rille.bind, "x", "y")
+      raises("a connection of this loop expected, got string", rille.bound, "y")
+      raises("a whole number from 1 expected, got 0", rille.bound, a, 0)
+      raises("a whole number from 1 expected, got 1.5", rille.bound, a, 1.5)
       equal(rille.bind("a\0b", a), true)
+      equal(rille.bound(a), "a\0b")
       equal(rille.lookup("a\0b").id, a.id)
       equal(select(2, rille.lookup "a"), "not found")
       a:close()
       equal(select(2, rille.lookup "a\0b"), "not found")
       equal(select(2, rille.bind("x", a)), "closed")
+      equal(rille.bound(a), nil)
       b:close()
     ]]
   end)

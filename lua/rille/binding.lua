@@ -1,5 +1,7 @@
 -- binding: keys of a script's own for connections, such as "device:42", found from any loop of the process. core/binding.c has the table.
 
+local ffi = require "ffi"
+
 local C = require "rille.core"
 local conn = require "rille.conn"
 local errors = require "rille.errors"
@@ -9,6 +11,7 @@ local post = require "rille.post"
 local state = require "rille.state"
 
 local text = errors.text
+local box = ffi.new "size_t[1]"
 
 local M = {}
 
@@ -19,10 +22,10 @@ local function check_key(key, name)
   end
 end
 
-local function check_conn(x, name)
+local function check_conn(x, at, name)
   local metatable = type(x) == "table" and getmetatable(x)
   if not metatable or metatable.__index ~= conn.Conn then
-    misuse("bad argument #2 to '%s' (a connection of this loop expected, got %s)", name, type(x))
+    misuse("bad argument #%d to '%s' (a connection of this loop expected, got %s)", at, name, type(x))
   end
   return x._p
 end
@@ -32,7 +35,7 @@ end
 function M.bind(key, x)
   state.need_loop("bind")
   check_key(key, "bind")
-  local p = check_conn(x, "bind")
+  local p = check_conn(x, 2, "bind")
   if not p then return gone(x) end
   local code = C.rille_binding_set(p, key, #key)
   if code ~= 0 then return nil, text[-code] end
@@ -43,7 +46,7 @@ end
 function M.unbind(key, x)
   state.need_loop("unbind")
   check_key(key, "unbind")
-  local p = check_conn(x, "unbind")
+  local p = check_conn(x, 2, "unbind")
   return p and C.rille_binding_clear(p, key, #key) == 1 or false
 end
 
@@ -54,6 +57,19 @@ function M.lookup(key)
   local id = C.rille_binding_find(key, #key)
   if id == 0 then return nil, "not found" end
   return post.connection(id)
+end
+
+-- rille.bound(conn[, n]): the n-th (first) of the keys that are this connection's, in the order of binding; nil when there are not so many.
+function M.bound(x, n)
+  state.need_loop("bound")
+  local p = check_conn(x, 1, "bound")
+  if n == nil then n = 1 end
+  if type(n) ~= "number" or n < 1 or n % 1 ~= 0 then
+    misuse("bad argument #2 to 'bound' (a whole number from 1 expected, got %s)", tostring(n))
+  end
+  local key = p and n <= C.RILLE_BINDINGS_OF_CONN and C.rille_binding_key(p, n, box)
+  if not key or key == nil then return nil end
+  return ffi.string(key, box[0])
 end
 
 return M

@@ -61,6 +61,7 @@ local rille = {
   cidr = cidr.of,
   codec = codec,
   bind = binding.bind,
+  bound = binding.bound,
   dial = dial.dial,
   dialer = dial.dialer_of,
   dict = dict.of,
