@@ -145,7 +145,9 @@ RACING_SPECS = spec/loops_spec.lua spec/matrix_spec.lua spec/topic_spec.lua spec
                spec/reload_spec.lua spec/reload_begun_spec.lua spec/reload_canary_spec.lua spec/reload_conf_spec.lua \
                spec/reload_conn_spec.lua spec/reload_ctx_spec.lua spec/reload_leak_spec.lua spec/reload_pool_spec.lua \
                spec/reload_refused_spec.lua spec/reload_slice_spec.lua spec/reload_start_spec.lua spec/reload_status_spec.lua \
-               spec/reload_watch_spec.lua spec/mqtt_broker_spec.lua spec/tls_offload_spec.lua spec/tls_resume_spec.lua
+               spec/reload_watch_spec.lua spec/mqtt_broker_spec.lua spec/tls_offload_spec.lua spec/tls_resume_spec.lua \
+               spec/dict_redis_spec.lua spec/topic_bridge_spec.lua spec/upstream_server_spec.lua spec/udp_socket_spec.lua \
+               spec/scripts/device_gateway_spec.lua
 RACES = $(sort $(wildcard spec/c/*_race_test.c) $(shell grep -l pthread_create spec/c/*_test.c 2>/dev/null))
 tsan: test-deps
 	@$(MAKE) --no-print-directory build $(TSAN)
