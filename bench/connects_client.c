@@ -40,12 +40,6 @@ static double samples[2][SAMPLES_MAX]; /* of the quiet part, and of the storm */
 static size_t sample_count[2];
 static atomic_int phase; /* 0 quiet, 1 storm, 2 neither, 3 the end */
 
-static uint64_t now_ns(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 static void echo_once(int fd) {
   char bytes[SIZE] = {0};
   if (send(fd, bytes, SIZE, MSG_NOSIGNAL) != SIZE) load_die("an old connection: %s", strerror(errno));
@@ -61,23 +55,18 @@ static void *probe(void *unused) {
   for (size_t i = 0; atomic_load(&phase) != 3; i++) {
     struct timespec pause = {.tv_nsec = OLD_PAUSE_US * 1000};
     int before = atomic_load(&phase);
-    uint64_t start = now_ns();
+    uint64_t start = load_now_ns();
     echo_once(old[i % OLD]);
-    double us = (double)(now_ns() - start) / 1000;
+    double us = (double)(load_now_ns() - start) / 1000;
     if (before < 2 && sample_count[before] < SAMPLES_MAX) samples[before][sample_count[before]++] = us;
     nanosleep(&pause, NULL);
   }
   return NULL;
 }
 
-static int compare(const void *a, const void *b) {
-  double x = *(const double *)a, y = *(const double *)b;
-  return x < y ? -1 : x > y;
-}
-
 static double quantile(int which, double q) {
   size_t n = sample_count[which];
-  qsort(samples[which], n, sizeof(double), compare);
+  qsort(samples[which], n, sizeof(double), load_ascending);
   return n == 0 ? 0 : samples[which][(size_t)(q * (double)(n - 1))];
 }
 
@@ -148,14 +137,14 @@ static void storm(double *seconds) {
   struct epoll_event events[EVENTS_MAX];
   unsigned long begun = 0;
   echoed = lost = 0;
-  uint64_t start = now_ns(), until = start + (uint64_t)(load_options.seconds * 1e9) + PATIENCE_NS;
-  while (echoed + lost < count && now_ns() < until) {
-    double due = (double)(now_ns() - start) / (load_options.seconds * 1e9) * (double)count;
+  uint64_t start = load_now_ns(), until = start + (uint64_t)(load_options.seconds * 1e9) + PATIENCE_NS;
+  while (echoed + lost < count && load_now_ns() < until) {
+    double due = (double)(load_now_ns() - start) / (load_options.seconds * 1e9) * (double)count;
     while (begun < count && (double)begun < due) begin(begun++);
     int ready = epoll_wait(epoll_fd, events, EVENTS_MAX, 1);
     for (int i = 0; i < ready; i++) go_on(events[i].data.ptr, events[i].events);
   }
-  *seconds = (double)(now_ns() - start) / 1e9;
+  *seconds = (double)(load_now_ns() - start) / 1e9;
   lost = count - echoed; /* who waits for an echo still does so in vain */
 }
 

@@ -11,7 +11,6 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <netinet/in.h>
-#include <time.h>
 
 enum {
   SIZE = 1024,
@@ -25,11 +24,7 @@ static int epoll_fd, *fds;
 static uint32_t *got; /* by connection: bytes of this round */
 static double round_us[ROUNDS_MAX];
 
-static double now_us(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
-}
+static double now_us(void) { return (double)load_now_ns() / 1e3; }
 
 /* Reads until every connection has so many bytes, all of them this one. */
 static void gather(uint32_t size, char byte) {
@@ -54,11 +49,6 @@ static void gather(uint32_t size, char byte) {
   }
 }
 
-static int compare(const void *a, const void *b) {
-  double x = *(const double *)a, y = *(const double *)b;
-  return (x > y) - (x < y);
-}
-
 static double quantile(size_t count, double q) { return round_us[(size_t)((double)(count - 1) * q)]; }
 
 static void run(double seconds, int prints) {
@@ -73,7 +63,7 @@ static void run(double seconds, int prints) {
   } while (end - start < seconds * 1e6 && rounds < ROUNDS_MAX);
   if (!prints) return;
   double messages = (double)rounds * (double)load_options.connections, took = (end - start) / 1e6;
-  qsort(round_us, rounds, sizeof(*round_us), compare);
+  qsort(round_us, rounds, sizeof(*round_us), load_ascending);
   printf("{\"messages\":%.0f,\"seconds\":%.6f,\"rate\":%.1f,\"connections\":%lu,\"answer_bytes\":%d,"
          "\"p50_us\":%.2f,\"p99_us\":%.2f,\"p999_us\":%.2f,\"max_us\":%.2f}\n",
          messages, took, messages / took, load_options.connections, SIZE, quantile(rounds, 0.5), quantile(rounds, 0.99),

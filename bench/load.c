@@ -43,10 +43,15 @@ _Noreturn void load_die(const char *format, ...) {
   exit(1);
 }
 
-static uint64_t now_ns(void) {
+uint64_t load_now_ns(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
   return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+int load_ascending(const void *a, const void *b) {
+  double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
 }
 
 /* Log-linear histogram: exact below 32 ns, then 32 buckets for each power of two. */
@@ -161,7 +166,7 @@ static bool receive(struct load_peer *peer, struct result *result, uint64_t *now
   peer->got += (size_t)got;
   result->bytes += (size_t)got;
   if (answers == 0) return false;
-  *now = now_ns();
+  *now = load_now_ns();
   uint64_t ns = *now - peer->start_ns;
   peer->answers += answers;
   if (peer->answers > protocol->depth) load_die("the server sent more answers than it was asked for");
@@ -174,13 +179,14 @@ static bool receive(struct load_peer *peer, struct result *result, uint64_t *now
 /* Runs for `seconds`, or until `messages` (when not 0), in whole rounds, have been sent. */
 static void run(double seconds, uint64_t messages, struct result *result) {
   memset(result, 0, sizeof(*result));
-  uint64_t now = now_ns();
+  uint64_t now = load_now_ns();
   uint64_t stop_ns = messages > 0 ? UINT64_MAX : now + (uint64_t)(seconds * 1e9);
   uint64_t rounds = messages > 0 ? (messages + protocol->depth - 1) / protocol->depth : UINT64_MAX;
   size_t active = 0;
 
   result->start_ns = now;
-  for (; active < load_options.connections && rounds > 0; active++, rounds--) start_round(&peers[active], now_ns());
+  for (; active < load_options.connections && rounds > 0; active++, rounds--)
+    start_round(&peers[active], load_now_ns());
   while (active > 0) {
     struct epoll_event events[EVENTS_MAX];
     int count = epoll_wait(epoll_fd, events, EVENTS_MAX, ANSWER_MAX_MS);

@@ -57,6 +57,10 @@ int load_connect(uint32_t source);
 void load_say_ready(void);
 unsigned long load_number(const char *text, unsigned long min, unsigned long max);
 
+uint64_t load_now_ns(void);
+/* of two doubles, for qsort */
+int load_ascending(const void *a, const void *b);
+
 /* Says what is wrong and exits. */
 __attribute__((format(printf, 1, 2))) _Noreturn void load_die(const char *format, ...);
 

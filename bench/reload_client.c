@@ -13,7 +13,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { EVENTS_MAX = 256, ANSWER_MAX = 4096, VERSIONS_MAX = 1024, WAIT_MAX_MS = 10000 };
@@ -39,17 +38,6 @@ static size_t answers, failed, closed, refused, busy;
 static struct version versions[VERSIONS_MAX];
 
 static const char request[] = "GET / HTTP/1.1\r\nHost: bench\r\n\r\n";
-
-static uint64_t now_ns(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-static int compare(const void *a, const void *b) {
-  double x = *(const double *)a, y = *(const double *)b;
-  return (x > y) - (x < y);
-}
 
 static void rest(struct line *line) {
   line->is_busy = false;
@@ -91,7 +79,7 @@ static bool take_answer(struct line *line) {
   size_t head = (size_t)(end + 4 - line->answer), body = strtoul(length + 17, NULL, 10);
   if (line->size < head + body) return false;
   if (line->size > head + body) load_die("more than one answer");
-  uint64_t now = now_ns();
+  uint64_t now = load_now_ns();
   latency_us[answers++] = (double)(now - line->due_ns) / 1000;
   take_version(line->answer + head, now);
   busy--;
@@ -132,7 +120,7 @@ static void send_request(uint64_t due_ns) {
 }
 
 static void report(double seconds) {
-  qsort(latency_us, answers, sizeof(*latency_us), compare);
+  qsort(latency_us, answers, sizeof(*latency_us), load_ascending);
   printf("{\"answers\":%zu,\"failed\":%zu,\"closed\":%zu,\"unsent\":%zu,\"seconds\":%.6f", answers, failed, closed,
          refused, seconds);
   printf(",\"p50_us\":%.2f,\"p99_us\":%.2f,\"max_us\":%.2f", latency_us[answers / 2], latency_us[answers * 99 / 100],
@@ -150,21 +138,21 @@ static void report(double seconds) {
 /* Spins between requests: a sleep would wake too late. */
 static void run(double seconds, unsigned long rate) {
   size_t total = (size_t)(seconds * (double)rate);
-  uint64_t start = now_ns();
+  uint64_t start = load_now_ns();
   answers = failed = closed = refused = 0;
   memset(versions, 0, sizeof(versions));
   for (size_t k = 0; k < total; k++) {
     uint64_t due = start + k * 1000000000u / rate;
-    while (now_ns() < due || idle_count == 0) {
+    while (load_now_ns() < due || idle_count == 0) {
       gather(0);
-      if (now_ns() > due + WAIT_MAX_MS * UINT64_C(1000000)) load_die("the server is far behind");
+      if (load_now_ns() > due + WAIT_MAX_MS * UINT64_C(1000000)) load_die("the server is far behind");
     }
     send_request(due);
   }
-  uint64_t end = now_ns();
+  uint64_t end = load_now_ns();
   while (busy > 0) {
     gather(100);
-    if (now_ns() - end > WAIT_MAX_MS * UINT64_C(1000000)) load_die("%zu answers never came", busy);
+    if (load_now_ns() - end > WAIT_MAX_MS * UINT64_C(1000000)) load_die("%zu answers never came", busy);
   }
   report((double)(end - start) / 1e9);
 }

@@ -11,7 +11,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <time.h>
 
 enum { EVENTS_MAX = 256, QUEUE = 4096, HEAVY_EVERY = 100, ANSWER_MAX_MS = 30000 };
 
@@ -27,17 +26,6 @@ static int epoll_fd;
 static double *light_us;
 static size_t light_count;
 
-static uint64_t now_ns(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-static int compare(const void *a, const void *b) {
-  double x = *(const double *)a, y = *(const double *)b;
-  return (x > y) - (x < y);
-}
-
 static void request(struct line *line, char kind, uint64_t due_ns) {
   if (line->count == QUEUE) load_die("the server is far behind");
   if (send(line->fd, &kind, 1, MSG_NOSIGNAL) != 1) load_die("send: %s", strerror(errno));
@@ -52,7 +40,7 @@ static size_t receive(struct line *line) {
   ssize_t got = recv(line->fd, input, sizeof(input), MSG_DONTWAIT);
   if (got < 0 && errno == EAGAIN) return 0;
   if (got <= 0) load_die("the server closed a connection in the middle of a run");
-  uint64_t now = now_ns();
+  uint64_t now = load_now_ns();
   for (ssize_t i = 0; i < got; i++) {
     if (line->count == 0 || input[i] != line->kind[line->first]) load_die("the server sent other bytes than it should");
     if (input[i] == '.') light_us[light_count++] = (double)(now - line->due_ns[line->first]) / 1000;
@@ -89,11 +77,11 @@ static void ask_server(double numbers[4]) {
 /* Spins between requests: a sleep would wake too late. */
 static void run(double seconds, unsigned long rate, bool is_plain) {
   size_t total = (size_t)(seconds * (double)rate), heavy = 0, left = 0;
-  uint64_t start = now_ns();
+  uint64_t start = load_now_ns();
   light_count = 0;
   for (size_t k = 0; k < total; k++) {
     uint64_t due = start + k * 1000000000u / rate;
-    while (now_ns() < due) left -= gather(0);
+    while (load_now_ns() < due) left -= gather(0);
     bool is_heavy = !is_plain && k % HEAVY_EVERY == HEAVY_EVERY - 1;
     /* what waits for a worker has connections of its own, or the next request would wait behind it */
     size_t at = is_heavy ? 0 : 1 + k % (load_options.connections - 1);
@@ -101,14 +89,14 @@ static void run(double seconds, unsigned long rate, bool is_plain) {
     heavy += is_heavy;
     left++;
   }
-  uint64_t end = now_ns();
+  uint64_t end = load_now_ns();
   while (left > 0) {
     left -= gather(100);
-    if (now_ns() - end > ANSWER_MAX_MS * UINT64_C(1000000)) load_die("%zu answers never came", left);
+    if (load_now_ns() - end > ANSWER_MAX_MS * UINT64_C(1000000)) load_die("%zu answers never came", left);
   }
   double server[4];
   ask_server(server);
-  qsort(light_us, light_count, sizeof(*light_us), compare);
+  qsort(light_us, light_count, sizeof(*light_us), load_ascending);
   printf("{\"messages\":%zu,\"heavy\":%zu,\"seconds\":%.6f,\"p50_us\":%.2f,\"p99_us\":%.2f,\"p999_us\":%.2f,"
          "\"server_p50_us\":%.2f,\"server_p99_us\":%.2f,\"server_p999_us\":%.2f}\n",
          light_count, heavy, (double)(end - start) / 1e9, light_us[light_count / 2], light_us[light_count * 99 / 100],

@@ -12,7 +12,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { EVENTS_MAX = 256, SAMPLES_MAX = 1 << 20 };
@@ -40,12 +39,6 @@ static float *samples_us;
 static size_t count;
 static double answer_bytes;
 
-static uint64_t now_ns(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 static int compare(const void *a, const void *b) {
   float x = *(const float *)a, y = *(const float *)b;
   return (x > y) - (x < y);
@@ -56,7 +49,7 @@ static _Noreturn void die(const char *what) {
 }
 
 static void note(struct line *line) {
-  uint64_t now = now_ns();
+  uint64_t now = load_now_ns();
   if (count < SAMPLES_MAX) samples_us[count] = (float)(now - line->start_ns) / 1000;
   count++;
   line->start_ns = now;
@@ -65,7 +58,7 @@ static void note(struct line *line) {
 /* ---- one connection -------------------------------------------------------------------------------------------- */
 
 static void begin(struct line *line) {
-  line->start_ns = now_ns();
+  line->start_ns = load_now_ns();
   line->fd = load_connect(0x7f000001u);
   if (fcntl(line->fd, F_SETFL, O_NONBLOCK) != 0) load_die("fcntl: %s", strerror(errno));
   line->ssl = SSL_new(context);
@@ -95,7 +88,7 @@ static void ask(struct line *line) {
   line->phase = ASKING;
   line->left = SIZE_MAX;
   line->head_size = 0;
-  line->start_ns = now_ns();
+  line->start_ns = load_now_ns();
   if (SSL_write(line->ssl, request, (int)strlen(request)) <= 0) die("write");
 }
 
@@ -192,7 +185,7 @@ static void turn(void) {
 }
 
 static double run(double seconds) {
-  uint64_t start = now_ns(), until = start + (uint64_t)(seconds * 1e9);
+  uint64_t start = load_now_ns(), until = start + (uint64_t)(seconds * 1e9);
   count = 0;
   is_ending = false;
   for (size_t i = 0; i < load_options.connections; i++) {
@@ -200,10 +193,10 @@ static double run(double seconds) {
     else ask(&lines[i]);
     go_on(&lines[i]);
   }
-  while (now_ns() < until) turn();
+  while (load_now_ns() < until) turn();
   is_ending = true;
   while (live() > 0) turn();
-  return (double)(now_ns() - start) / 1e9;
+  return (double)(load_now_ns() - start) / 1e9;
 }
 
 static void print_result(double seconds) {
