@@ -87,4 +87,31 @@ describe("scripts/rpc_client.lua", function()
     s:stop()
     assert.equal("0.5", c:receive_line())
   end)
+
+  it("answers who has closed its side, and lets go who resets, does not read or sends too long a line", function()
+    local back = server.run("scripts/rpc_server.lua")
+    local s = server.start("scripts/rpc_client.lua",
+      { options = { server = back.url, max = 20000 }, timeouts = { write = 0.5 }, allow_errors = true })
+    local half, gone, long = s:connect(), s:connect(), s:connect()
+    gone:send("sleep 0.2\n")
+    half:send("sleep 0.3\necho now\n")
+    half:shutdown_write()
+    gone:reset()
+    assert.equal("0.3", half:receive_line())
+    assert.equal("now", half:receive_line())
+    assert.same({ "", "closed" }, { half:receive_all() })
+    long:send(("x"):rep(20010))
+    assert.equal("", (long:receive_all()))
+    s:wait_log "too large"
+    local lazy = s:connect { receive_buffer = 4096 }
+    local many = ("echo " .. ("x"):rep(10000) .. "\n"):rep(100)
+    for _ = 1, 100 do
+      if not pcall(lazy.send, lazy, many, 0.2) then break end
+    end
+    s:wait_state(function(state) return state.connections == 1 end) -- that to the server of calls
+    assert.is_true(s:rss() < 64 * 2 ^ 20 or net.has_sanitized_servers)
+    local c = s:connect()
+    c:send("echo on\n")
+    assert.equal("on", c:receive_line())
+  end)
 end)

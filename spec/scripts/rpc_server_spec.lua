@@ -85,4 +85,22 @@ describe("scripts/rpc_server.lua", function()
     c:send(call(3, "echo on"))
     assert.same({ 3, 0, "on" }, { answer(c) })
   end)
+
+  it("answers who has closed its side, and lets go who does not read", function()
+    local s = server.start("scripts/rpc_server.lua", { timeouts = { write = 0.5 }, allow_errors = true })
+    local half = s:connect()
+    half:send(call(1, "sleep 0.3") .. call(2, "echo now"))
+    half:shutdown_write()
+    assert.same({ 2, 0, "now" }, { answer(half) })
+    assert.same({ 1, 0, "0.3" }, { answer(half) })
+    assert.same({ "", "closed" }, { half:receive_all() })
+    -- it is answered until nothing more goes out, then nothing more is read, and then it is gone
+    local lazy = s:connect { receive_buffer = 4096 }
+    local many = call(1, "echo " .. ("x"):rep(10000)):rep(100)
+    for _ = 1, 100 do
+      if not pcall(lazy.send, lazy, many, 0.2) then break end
+    end
+    s:wait_empty()
+    assert.is_true(s:rss() < 64 * 2 ^ 20 or net.has_sanitized_servers)
+  end)
 end)
