@@ -149,7 +149,7 @@ RACING_SPECS = spec/loops_spec.lua spec/matrix_spec.lua spec/topic_spec.lua spec
                spec/dict_redis_spec.lua spec/topic_bridge_spec.lua spec/upstream_server_spec.lua spec/udp_socket_spec.lua \
                spec/scripts/device_gateway_spec.lua
 RACES = $(sort $(wildcard spec/c/*_race_test.c) $(shell grep -l pthread_create spec/c/*_test.c 2>/dev/null))
-tsan: test-deps
+tsan: test-deps build
 	@$(MAKE) --no-print-directory build $(TSAN)
 	@$(MAKE) --no-print-directory -j$(JOBS) $(patsubst spec/c/%.c,build/tsan/spec/%,$(RACES)) $(TSAN)
 	@TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 .ci/tests $(patsubst spec/c/%.c,build/tsan/spec/%,$(RACES))
