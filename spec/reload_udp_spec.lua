@@ -408,15 +408,17 @@ end
   end)
 
   it("keep their times, and their number, through reloads", function()
+    local idle = 1.5 * net.slow -- both reloads are over by then
     local s = start([[
+local options = ...
 return {
   on_request = function(conn, dgram)
-    if dgram == "own" then conn:set_timeouts { idle = 0, lifetime = 1.5 } end
+    if dgram == "own" then conn:set_timeouts { idle = 0, lifetime = options.lifetime } end
     conn:send(dgram)
   end,
   on_close = function(conn, err) say("close %s", tostring(err)) end,
 }
-]], { server = { session = { idle = 1, max = 3 } } })
+]], { server = { session = { idle = idle, max = 3 }, options = { lifetime = idle * 1.2 } } })
     local clients = { udp.connect(s.url), udp.connect(s.url), udp.connect(s.url) }
     for i, c in ipairs(clients) do assert.equal(i == 1 and "own" or "x", c:ask(i == 1 and "own" or "x")) end
     reload_ok(s)
