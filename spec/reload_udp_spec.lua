@@ -408,7 +408,7 @@ end
   end)
 
   it("keep their times, and their number, through reloads", function()
-    local idle = 1.5 * net.slow -- both reloads are over by then
+    local idle = 3 * net.slow -- both reloads are over by then
     local s = start([[
 local options = ...
 return {
