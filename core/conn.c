@@ -291,6 +291,7 @@ static void end_closing(rille_conn *c) {
     c->flags |= RILLE_CONN_LINGERING | RILLE_CONN_SHUT_DONE;
     if (c->tasks == 0) rille_conn_give_input(c); /* else a handler may hold slices of it */
     rille_conn_mark_dirty(c);
+    rille_conn_arm(c); /* what is left is sooner over than an answer may take */
     return;
   }
   rille_conn_drop_socket(c);

@@ -291,13 +291,22 @@ static int put(rille_dns_cache *c, const rille_dns_query *q, entry *e, double no
   return 0;
 }
 
+/* What was said before does not hold any more, not even when no server answers. */
+static void forget(rille_dns_cache *c, const rille_dns_query *q) {
+  entry *e = find(c, q, hash_of(c, q->key, q->key_size));
+  if (e) drop(c, e);
+}
+
 int rille_dns_cache_store(rille_dns_cache *c, const rille_dns_query *q, const uint8_t *message, double size,
                           double now) {
   dns_answer a;
   if (!q->key_size || !(size >= 0) || dns_answer_read(q, message, (size_t)size, &c->clamp, &a)) {
     return RILLE_ERR_SERVER_FAILURE;
   }
-  if (!a.ttl) return 1;
+  if (!a.ttl) {
+    forget(c, q);
+    return 1;
+  }
   entry *e = make(c, q, message, &a);
   if (!e) return RILLE_ERR_NO_MEMORY;
   return put(c, q, e, now, a.ttl, c->options.stale);

@@ -17,6 +17,12 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+/* Questions to the servers of one resolv.conf. Where that has changed, the channels before go on until theirs are answered. */
+typedef struct rille_channel {
+  ares_channel ares;
+  struct rille_channel *former;
+} rille_channel;
+
 /* ---- sockets of a channel -------------------------------------------------------------------------------------- */
 
 static ares_socket_t open_socket(int domain, int type, int protocol, void *arg) {
@@ -83,7 +89,7 @@ static int split_words(char *text, char **words, int max) {
   return count;
 }
 
-static int init_channel(rille_resolver *r) {
+static int init_ares(rille_resolver *r, ares_channel *channel) {
   enum { DOMAINS_MAX = 32 };
   char *domains[DOMAINS_MAX];
   char *search = strdup(r->options.search);
@@ -100,80 +106,129 @@ static int init_channel(rille_resolver *r) {
   };
   int mask = ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES | ARES_OPT_RESOLVCONF | ARES_OPT_SOCK_STATE_CB | ARES_OPT_LOOKUPS |
              ARES_OPT_FLAGS;
+#ifdef ARES_OPT_QUERY_CACHE
+  o.qcache_max_ttl = 0; /* answers are kept here */
+  mask |= ARES_OPT_QUERY_CACHE;
+#endif
   if (search[0]) {
     o.ndomains = strcmp(search, ".") == 0 ? 0 : split_words(search, domains, DOMAINS_MAX);
     mask |= ARES_OPT_DOMAINS;
   }
-  int status = ares_init_options(&r->channel, &o, mask);
+  int status = ares_init_options(channel, &o, mask);
   free(search);
-  if (status != ARES_SUCCESS) {
-    r->channel = NULL;
-    return status;
-  }
-  ares_set_socket_functions(r->channel, &functions, r);
-  if (r->options.servers[0]) status = ares_set_servers_ports_csv(r->channel, r->options.servers);
-  int ignored = 0;
-  r->has_known = status == ARES_SUCCESS && ares_save_options(r->channel, &r->known, &ignored) == ARES_SUCCESS;
+  if (status != ARES_SUCCESS) return status;
+  ares_set_socket_functions(*channel, &functions, r);
+  if (r->options.servers[0]) status = ares_set_servers_ports_csv(*channel, r->options.servers);
+  if (status != ARES_SUCCESS) ares_destroy(*channel);
   return status;
 }
 
-static void end_channel(rille_resolver *r) {
+/* Another channel, for all that is asked from here on; where that fails the one before stays. */
+static int init_channel(rille_resolver *r) {
+  rille_channel *c = calloc(1, sizeof *c);
+  int status = c ? init_ares(r, &c->ares) : ARES_ENOMEM;
+  if (status != ARES_SUCCESS) {
+    free(c);
+    return status;
+  }
+  c->former = r->channel;
+  r->channel = c;
+  if (r->has_known) ares_destroy_options(&r->known);
+  int ignored = 0;
+  r->has_known = ares_save_options(c->ares, &r->known, &ignored) == ARES_SUCCESS;
+  return status;
+}
+
+static bool is_at_rest(const rille_channel *c) {
+  struct timeval ignored;
+  return !ares_timeout(c->ares, NULL, &ignored);
+}
+
+/* Former channels that wait for nothing any more go; not to be called by what c-ares calls. */
+static void end_former(rille_resolver *r) {
+  rille_channel **at = r->channel ? &r->channel->former : NULL;
+  while (at && *at) {
+    rille_channel *c = *at;
+    if (!is_at_rest(c)) {
+      at = &c->former;
+      continue;
+    }
+    *at = c->former;
+    ares_destroy(c->ares);
+    free(c);
+  }
+}
+
+static void end_channels(rille_resolver *r) {
   if (r->has_known) ares_destroy_options(&r->known);
   r->has_known = false;
-  if (r->channel) ares_destroy(r->channel);
-  r->channel = NULL;
+  while (r->channel) {
+    rille_channel *c = r->channel;
+    r->channel = c->former;
+    ares_destroy(c->ares); /* which ends every question */
+    free(c);
+  }
   rille_timer_stop(r->wheel, &r->alarm.timer);
 }
 
 /* The next time-out of a question. */
 static void set_alarm(rille_resolver *r) {
-  struct timeval wait;
-  if (!r->channel || !ares_timeout(r->channel, NULL, &wait)) {
+  struct timeval first = {0}, *wait = NULL;
+  for (const rille_channel *c = r->channel; c; c = c->former) {
+    struct timeval one;
+    if (ares_timeout(c->ares, wait, &one) != &one) continue;
+    first = one;
+    wait = &first;
+  }
+  if (!wait) {
     rille_timer_stop(r->wheel, &r->alarm.timer);
     return;
   }
-  uint64_t ms = (uint64_t)wait.tv_sec * 1000 + (uint64_t)wait.tv_usec / 1000 + 1;
+  uint64_t ms = (uint64_t)first.tv_sec * 1000 + (uint64_t)first.tv_usec / 1000 + 1;
   rille_timer_start(r->wheel, &r->alarm.timer, rille_now_ns() / 1000000 + ms);
+}
+
+/* What is answered now may make the next name of a search list be asked for, from inside. */
+static void process(rille_resolver *r, ares_socket_t readable, ares_socket_t writable) {
+  for (rille_channel *c = r->channel; c; c = c->former) ares_process_fd(c->ares, readable, writable);
+  end_former(r);
+  set_alarm(r);
 }
 
 static void fire(rille_alarm *alarm) {
   rille_resolver *r = (rille_resolver *)(void *)((char *)alarm - offsetof(rille_resolver, alarm));
-  if (r->channel) ares_process_fd(r->channel, ARES_SOCKET_BAD, ARES_SOCKET_BAD);
-  set_alarm(r);
+  process(r, ARES_SOCKET_BAD, ARES_SOCKET_BAD);
 }
 
-/* A socket that was closed since is none of the channel's, and nothing happens. */
+/* A channel looks at its own sockets alone; one that was closed since is nobody's. */
 void rille_resolver_ready(rille_loop *loop, uint32_t fd, uint32_t serial, uint32_t events) {
   rille_resolver *r = loop->dials ? loop->dials->resolvers : NULL;
   while (r && r->serial != serial) r = r->next;
-  if (!r || !r->channel) return;
+  if (!r) return;
   bool is_over = events & (EPOLLERR | EPOLLHUP);
   ares_socket_t socket = (ares_socket_t)fd;
-  ares_process_fd(r->channel, events & EPOLLIN || is_over ? socket : ARES_SOCKET_BAD,
-                  events & EPOLLOUT || is_over ? socket : ARES_SOCKET_BAD);
-  set_alarm(r);
+  process(r, events & EPOLLIN || is_over ? socket : ARES_SOCKET_BAD,
+          events & EPOLLOUT || is_over ? socket : ARES_SOCKET_BAD);
 }
 
-/* Servers and domains may have changed; what is under way, besides the one that is about to be asked, keeps its channel. */
+/* Servers and domains may have changed; what is under way keeps its channel. */
 static void refresh(rille_resolver *r) {
   struct stat info;
   uint64_t now = r->loop->clock_ms;
-  if (now < r->look_at_ms || r->asking > 1) return;
+  if (now < r->look_at_ms) return;
   r->look_at_ms = now + RILLE_RESOLV_CONF_LOOK_MS;
   struct timespec changed = {0};
   if (stat(conf_path(r), &info) == 0) changed = info.st_mtim;
   bool is_same = changed.tv_sec == r->conf_changed.tv_sec && changed.tv_nsec == r->conf_changed.tv_nsec;
   if (is_same && r->channel) return;
-  r->conf_changed = changed;
-  end_channel(r);
-  (void)init_channel(r);
+  if (init_channel(r) == ARES_SUCCESS) r->conf_changed = changed;
 }
 
 int rille_resolver_send(rille_resolver *r, struct rille_question *q, const char *name, int type) {
   refresh(r);
   if (!r->channel) return RILLE_ERR_NO_MEMORY;
   enum { INTERNET = 1 };
-  ares_query(r->channel, name, INTERNET, type, rille_question_answered, q);
+  ares_query(r->channel->ares, name, INTERNET, type, rille_question_answered, q);
   set_alarm(r);
   return RILLE_OK;
 }
@@ -187,7 +242,7 @@ static bool is_same(const rille_resolver_options *a, const rille_resolver_option
 }
 
 static void free_one(rille_resolver *r) {
-  end_channel(r); /* which ends every question */
+  end_channels(r);
   rille_questions_end(r);
   rille_hosts_end(&r->hosts);
   free((void *)(uintptr_t)r->options.servers);

@@ -44,7 +44,7 @@ typedef struct rille_resolver {
   rille_wheel *wheel; /* borrowed */
   uint32_t serial;
   rille_resolver_options options; /* its text is owned */
-  ares_channel channel;           /* NULL: it could not be made */
+  struct rille_channel *channel;  /* owned; NULL: it could not be made */
   struct ares_options known;      /* what c-ares made of resolv.conf: ndots and domains */
   bool has_known;
   uint64_t look_at_ms; /* whether resolv.conf has changed */

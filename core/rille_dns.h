@@ -81,8 +81,8 @@ void rille_dns_cache_free(rille_dns_cache *c);
  * cache or an error; 0: the cache has none; < 0: there is nothing to answer. */
 int rille_dns_cache_serve(rille_dns_cache *c, const uint8_t *bytes, double size, int is_stream, double now,
                           rille_dns_query *q, uint8_t *to);
-/* A server's answer to the question, checked: 0, it is in the cache; 1, it is not to be kept; RILLE_ERR_SERVER_FAILURE: it cannot be read;
- * RILLE_ERR_NO_MEMORY. */
+/* A server's answer to the question, checked: 0, it is in the cache; 1, it is not to be kept, and neither is one before;
+ * RILLE_ERR_SERVER_FAILURE: it cannot be read; RILLE_ERR_NO_MEMORY. */
 int rille_dns_cache_store(rille_dns_cache *c, const rille_dns_query *q, const uint8_t *message, double size,
                           double now);
 /* No server has answered. An answer beyond its time is good for 30 seconds, if there is one; else SERVFAIL is, for so many. */

@@ -11,7 +11,7 @@ local dns = require "rille.dns"
 
 local options = ...
 local blocked = {}
-for name in (options.block or ""):gmatch("[^%s,]+") do blocked[name:lower()] = true end
+for name in (options.block or ""):gmatch("[^%s,]+") do blocked[name:lower():gsub("%.$", "")] = true end
 local blocks = next(blocked) ~= nil
 
 local forwarder = dns.forwarder {

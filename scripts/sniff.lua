@@ -5,6 +5,8 @@
 --
 -- Who has not said within 5 seconds what it speaks is let go. docs/gateways.md has more.
 
+local rille = require "rille"
+
 local options = ...
 
 local HANDSHAKE = 22 -- the first byte of a record of TLS that begins a handshake (RFC 8446 section 5.1)
@@ -33,7 +35,6 @@ local function sniff(conn)
 end
 
 local function protocol_of(conn)
-  conn:set_timeouts { read = WAIT }
   local protocol, err = sniff(conn)
   if protocol == "tls" then
     local is_good
@@ -41,13 +42,12 @@ local function protocol_of(conn)
     protocol = nil
     if is_good then protocol, err = sniff(conn) end
   end
-  conn:set_timeouts { read = 0 }
   return protocol, err
 end
 
 return {
   on_connect = function(conn)
-    local protocol = protocol_of(conn)
+    local protocol = rille.with_timeout(WAIT, protocol_of, conn)
     if not protocol then return conn:abort() end
     return conn:on_request("on_" .. protocol, protocol == "http" and "http" or nil)
   end,

@@ -205,17 +205,23 @@ describe("a forwarder of DNS", function()
   it("answers with what is stale when no server does, if it may", function()
     check [[
       local answers = true
-      zone = function(name) return answers and { { name, "A", 1, "192.0.2.1" } } or nil end
+      zone = function(name)
+        if answers == "none" then return { rcode = 3 } end
+        return answers and { { name, "A", 1, "192.0.2.1" } } or nil
+      end
       local f = forwarder { timeout = 0.5, tries = 1, stale = "1h" }
-      equal(ask(f, "www.test").ttls[1], 1)
-      answers = false
+      equal(ask(f, "www.test").ttls[1], 1) equal(ask(f, "gone.test").ttls[1], 1)
       rille.sleep(1.1)
+      answers = "none"
+      equal(ask(f, "gone.test").rcode, 3) -- without a SOA, so nothing to keep
+      answers = false
       for _ = 1, 3 do
         local stale = ask(f, "www.test")
         equal(stale.rcode, 0) equal(stale.answers, 1) equal(stale.ttls[1], 30) -- RFC 8767, 4
       end
-      equal(served.total, 2) equal(f:stats().stale, 3)
+      equal(served.total, 4) equal(f:stats().stale, 3)
       equal(ask(f, "other.test").rcode, 2)
+      equal(ask(f, "gone.test").rcode, 2) -- what it was before it was gone is no answer any more
     ]]
   end)
 
@@ -318,6 +324,13 @@ describe("a forwarder of DNS", function()
       local ok, err = pcall(dns.forwarder, options)
       assert.is_false(ok)
       assert.truthy(tostring(err):find((text:gsub(" $", "")), 1, true), tostring(err))
+    end
+    for _, bad in ipairs {
+      "192.0.2.1:0", "192.0.2.1:99999", "192.0.2.1:", "192.0.2.1:x", "[::1", "::1]", "192.0.2", "a:b", "udp://192.0.2.1:53", "[::1]:",
+    } do
+      local ok, err = pcall(dns.forwarder, { upstreams = { bad } })
+      assert.is_false(ok, bad)
+      assert.truthy(tostring(err):find("no address such as", 1, true), tostring(err))
     end
     assert.is_table(dns.forwarder { upstreams = "192.0.2.1, 2001:db8::1 [::1]:5300,127.0.0.1:5301", size = "1m", ttl_max = "60" })
   end)

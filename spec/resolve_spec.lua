@@ -48,6 +48,9 @@ describe("rille.resolve", function()
       equal(ask("alias.test", "CNAME")[1], "other.test")
       equal(ask("192.0.2.1", "PTR")[1], "four.test")
       equal(ask("2001:db8::1", "PTR")[1], "six.test")
+      equal(ask("::ffff:192.0.2.1", "PTR")[1], "six.test") equal(ask("fe80::1%lo", "PTR")[1], "six.test")
+      assert(served.asked["1.0.2.0.0.0.0.c.f.f.f.f.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.ip6.arpa PTR"])
+      assert(served.asked["1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.e.f.ip6.arpa PTR"])
       assert(served.asked["1.2.0.192.in-addr.arpa PTR"])
       assert(served.asked["1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa PTR"])
     ]]
@@ -90,7 +93,14 @@ describe("rille.resolve", function()
       equal(ask("192.0.2.1")[1], "192.0.2.1")
       equal(ask("2001:db8::1", "AAAA")[1], "2001:db8::1")
       equal(select(2, ask("192.0.2.1", "AAAA")), "invalid argument")
-      equal(select(2, ask("192.0.2.999")), "invalid argument")
+      for _, bad in ipairs { "192.0.2.999", "::zz", "1::2::3", "fe80::1::", "12345::1" } do
+        for _, kind in ipairs { "A", "AAAA", "PTR", "MX" } do
+          local got, err, message = ask(bad, kind)
+          equal(got, nil) equal(err, "invalid argument") assert(message:find("is no address", 1, true), message)
+        end
+        equal(select(2, ask(bad)), "invalid argument")
+      end
+      equal(select(2, ask("192.0.2.1", "MX")), "invalid argument")
       raises("a name expected, got number", rille.resolve, 7)
       raises("SRV, TXT, MX, PTR, NS or CNAME expected, got X", rille.resolve, "a.test", "X")
       raises("dns.servers[1]: got \"nobody\"", rille.resolve, "a.test", "A", { dns = { servers = { "nobody" } } })
@@ -271,6 +281,29 @@ describe("rille.resolve", function()
       equal(select(2, ask("www", "A", { search = { "x.test" } })), "not found")
       equal(served.asked["www.x.test A"], 1) equal(served.asked["www A"], 1)
     ]])
+  end)
+
+  it("takes a resolv.conf that has changed, whatever is under way", function()
+    local paths = { server.write("resolv1.conf", ""), server.write("resolv2.conf", "") }
+    check(("local paths = { %q, %q }\n"):format(paths[1], paths[2]) .. [[
+      zone = function(name)
+        if name:find "^silent" then return nil end
+        if name == "www.one.test" then return { rcode = 3, delay = 5.2 } end -- the file is looked at every 5 s
+        if name:find "%.two%.test$" then return { { name, "A", 60, "192.0.2.2" } } end
+        return name:find "%.corp%.test$" and { { name, "A", 60, "192.0.2.1" } } or { rcode = 3 }
+      end
+      local function write(path, text) local f = io.open(path, "w") f:write(text) f:close() end
+      local function try(path, others)
+        write(path, "search one.test corp.test\n")
+        local conf = { dns = { servers = { served.address }, resolv_conf = path, hosts = "", timeout = 30, tries = 1 } }
+        for i = 1, others do rille.spawn(rille.resolve, "silent" .. i .. ".", "A", conf) end
+        rille.spawn(function() rille.sleep(0.1) write(path, "search two.test\n") end)
+        rille.resolve("www", "A", conf) -- the next name of its search list is asked for while c-ares tells of the first
+        equal(rille.resolve("other", "A", conf)[1], "192.0.2.2")
+      end
+      local tasks = { rille.spawn(try, paths[1], 0), rille.spawn(try, paths[2], 3) }
+      for _, task in ipairs(tasks) do equal(select("#", task:join()), 0) end
+    ]], { seconds = 30 })
   end)
 
   it("is over at once when its task is cancelled", function()

@@ -132,11 +132,24 @@ local function read_all(id, count, number)
   return list
 end
 
--- 1.2.3.4 and addresses of IPv6 as DNS has them for PTR.
+local function is_address(name)
+  return name:find(":", 1, true) ~= nil or name:find("^%d+%.%d+%.%d+%.%d+$") ~= nil
+end
+
+-- Whether what looks like an address is one.
+local function is_good_address(name)
+  local url = name:find(":", 1, true) and "tcp://[" .. name .. "]:1" or "tcp://" .. name .. ":1"
+  return C.rille_address_check(url, #url, message_box, 1024) == 0
+end
+
+-- Good addresses as DNS has them for PTR, and names as they are.
 local function arpa(name)
   local a, b, c, d = name:match("^(%d+)%.(%d+)%.(%d+)%.(%d+)$")
   if a then return ("%s.%s.%s.%s.in-addr.arpa"):format(d, c, b, a) end
   if not name:find(":", 1, true) then return name end
+  name = name:gsub("%%.*$", ""):gsub("(%d+)%.(%d+)%.(%d+)%.(%d+)$", function(p, q, r, s)
+    return ("%x:%x"):format(p * 256 + q, r * 256 + s)
+  end)
   local head, tail = name:match("^(.-)::(.*)$")
   local function groups(part)
     local list = {}
@@ -147,10 +160,6 @@ local function arpa(name)
   while #list + #rest < 8 do list[#list + 1] = "0000" end
   for _, group in ipairs(rest) do list[#list + 1] = group end
   return table.concat(list):reverse():gsub(".", "%0.") .. "ip6.arpa"
-end
-
-local function is_address(name)
-  return name:find(":", 1, true) ~= nil or name:find("^%d+%.%d+%.%d+%.%d+$") ~= nil
 end
 
 -- The records, or nil, err, message. options of M.checked.
@@ -182,15 +191,13 @@ function M.resolve(name, kind, options)
     misuse("bad argument #3 to 'resolve' (a table expected, got %s)", type(options))
   end
   local o = M.checked(options and options.dns, "rille.resolve")
-  if kind == "PTR" then
-    name = arpa(name)
-  elseif is_address(name) then
+  if is_address(name) then
     local is_six = name:find(":", 1, true) ~= nil
-    if number == C.RILLE_DNS_BOTH or (number == TYPES.AAAA) == is_six and number ~= TYPES.TXT then
-      local url = is_six and "tcp://[" .. name .. "]:1" or "tcp://" .. name .. ":1"
-      if C.rille_address_check(url, #url, message_box, 1024) == 0 then return { name, ttl = math.huge } end
-    end
-    return nil, "invalid argument", "an address is no name: rille.resolve looks up PTR of one"
+    local is_own = number == C.RILLE_DNS_BOTH or number == (is_six and TYPES.AAAA or TYPES.A)
+    if not is_good_address(name) then return nil, "invalid argument", ("%q is no address"):format(name) end
+    if is_own then return { name, ttl = math.huge } end
+    if kind ~= "PTR" then return nil, "invalid argument", "an address is no name: rille.resolve looks up PTR of one" end
+    name = arpa(name)
   end
   return M.look_up(name, number, o)
 end
@@ -215,6 +222,9 @@ end
 -- What the resolver with these options has done on this loop: queries, questions, hits, entries.
 function M.stats(options)
   state.need_loop("resolve")
+  if options ~= nil and type(options) ~= "table" then
+    misuse("bad argument #1 to 'resolver_stats' (a table expected, got %s)", type(options))
+  end
   local o = M.checked(options and options.dns, "rille.resolve")
   if C.rille_resolver_stats_read(state.loop, o.options, stats_box) ~= 0 then
     return { queries = 0, questions = 0, hits = 0, entries = 0 }

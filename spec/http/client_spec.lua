@@ -443,6 +443,12 @@ describe("rille.http.client", function()
       raises("less than its Content-Length", client.post, client, "/", { body = list "ab", headers = { ["Content-Length"] = 5 } })
       raises("more bytes than its Content-Length", client.post, client, "/",
         { body = list("abc", "de"), headers = { ["Content-Length"] = 4 } })
+      raises("piece of a body is a string", client.post, client, "/", { body = list(5) })
+      raises("piece of a body is a string", client.post, client, "/", { body = list({}), headers = { ["Content-Length"] = 4 } })
+      for _, length in ipairs { "-5", "0x10", "1e3", "1.5", "nan", "", " 5", "99999999999999999999", { "5", "5" } } do
+        raises("Content-Length is one whole number", client.post, client, "/",
+          { body = list(), headers = { ["Content-Length"] = length } })
+      end
       raises("my own error", client.post, client, "/", { body = function() error "my own error" end })
       raises("could not be read: closed", client.post, client, "/", { body = function() return nil, "closed" end })
       equal(client:stats().in_use, 0) equal(client:stats().idle, 0)
@@ -470,6 +476,43 @@ describe("rille.http.client", function()
         equal(res.status, 413) equal(res:body(), "nope")
         equal(client:stats().idle, 0)
       end
+      finish(client, l)
+    ]=]
+  end)
+
+  it("sends the rest nonetheless when it was not asked to stop", function()
+    check [=[
+      local PIECES, kind, got = 5
+      local l, url = raw(function(c)
+        local last = kind == "last" and "Connection: close\r\n" or ""
+        c:send("HTTP/1.1 200 OK\r\n" .. last .. "Content-Length: 2\r\n\r\nok")
+        got = 0
+        repeat
+          local line = c:read_line()
+          if not line then return c:close() end
+          local size = tonumber(line:str(), 16)
+          c:next(size + 2)
+          c:release()
+          got = got + size
+        until size == 0
+      end)
+      local client = http.client { base = url, timeout = 5 * SLOW }
+      local function pieces(fn) local n = 0 return function() n = n + 1 turns(3) fn(n) return n <= PIECES and ("x"):rep(1000) or nil end end
+      for _, read in ipairs { true, false } do
+        local res = assert(client:post("/", { body = pieces(function() end) }))
+        if read then equal(res:body(), "ok") else res:discard() end
+        equal(got, PIECES * 1000) equal(client:stats().idle, 1)
+      end
+      local function fail(n) if n == 3 then error "in the middle" end end
+      raises("in the middle", function() assert(client:post("/", { body = pieces(fail) })):body() end)
+      local res, err, message = client:post("/", { timeout = 0.3 * SLOW, body = pieces(function() rille.sleep(1 * SLOW) end) })
+      if res then res, err, message = res:body() end
+      equal(res, nil) equal(err, "timeout") assert(message:find("not done in", 1, true), message)
+      kind = "last"
+      res = assert(client:post("/", { body = pieces(function() rille.sleep(0.05) end) }))
+      equal(res:body(), "ok")
+      wait("the end of the request", function() return client:stats().in_use == 0 and connections() == 0 end)
+      assert(got < PIECES * 1000)
       finish(client, l)
     ]=]
   end)
@@ -508,6 +551,14 @@ describe("rille.http.client", function()
       local n = 0
       local res = client:post("/307/end", { redirects = 3, body = function() n = n + 1 return n == 1 and "once" or nil end })
       equal(res.status, 307) res:discard()
+      -- 301 and 302 to anything but POST keep the body too, so one that is used up is not sent again as an empty one
+      for _, status in ipairs { 301, 302 } do
+        n = 0
+        res = client:put("/" .. status .. "/end", { redirects = 3, body = function() n = n + 1 return n == 1 and "once" or nil end })
+        equal(res.status, status) res:discard()
+        equal(client:put("/" .. status .. "/end", { redirects = 3, body = "again" }):body(), "PUT none again")
+        equal(client:post("/" .. status .. "/end", { redirects = 3, body = function() return nil end }):body(), "GET none ")
+      end
       finish(client, l, other)
     ]=]
   end)
@@ -623,6 +674,13 @@ describe("rille.http.client", function()
       raises("client's own", client.get, client, "http://a", { headers = { ["Transfer-encoding"] = "chunked" } })
       raises('may be "close"', client.get, client, "http://a", { headers = { Connection = "upgrade" } })
       raises("stands there twice", client.get, client, "http://a", { headers = { x = 1, X = 2 } })
+      raises("Host stands there twice", client.get, client, "http://a", { headers = { Host = { "a", "b" } } })
+      raises("is no Host", client.get, client, "http://a", { headers = { host = "a b" } })
+      raises("not a function", client.get, client, "http://a", { query = { a = print } })
+      raises("not a table", client.get, client, "http://a", { query = { a = { {} } } })
+      raises("query is a table of names, 1 is none", client.get, client, "http://a", { query = { 1, a = 2 } })
+      local nothing, why, message = client:get("http://a", { query = "a=1#b" })
+      if nothing ~= nil or why ~= "bad address" or not message:find("percent-encoded", 1, true) then error(tostring(message)) end
       for _, bad in ipairs {
         "http://a b/", "http://a/b c", "http://a/\r\nX: y", "http://", "http://u:p@a/", "http://a:0/", "http://a:99999/",
         "http://[::1", "/x/", "https:/a", "http://a/" .. ("x"):rep(20000),

@@ -64,6 +64,14 @@ describe("an answer", function()
     s:wait_state(function(state) return state.connections == 0 end)
   end)
 
+  it("leaves a client that was refused and does not end its side timeouts.linger, not timeouts.write", function()
+    local s = start { timeouts = { linger = 0.1, write = 60 } }
+    local c = s:connect()
+    c:send("GET / HTTP/1.1\r\n\r\n") -- no Host
+    assert.equal(400, http.answer(c, "GET").status)
+    s:wait_state(function(state) return state.connections == 0 end)
+  end)
+
   it("is not followed by an answer to nothing: an empty line is no beginning of a request", function()
     local s = http.start([[
       return function(req, res) res:send(req:body()) end

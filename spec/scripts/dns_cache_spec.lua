@@ -23,7 +23,8 @@ describe("scripts/dns_cache.lua", function()
   -- On a port that is free for UDP and for TCP.
   local function start(options, words)
     for tries = 1, 5 do
-      local command = { server.root .. "/bin/rille", "run", server.root .. "/scripts/dns_cache.lua", "--listen", "udp://127.0.0.1:0" }
+      local command = { server.root .. "/bin/rille", "run", server.root .. "/scripts/dns_cache.lua", "--listen",
+        "udp://127.0.0.1:" .. dnsmasq.some_port() }
       for _, word in ipairs(words or {}) do command[#command + 1] = word end
       command[#command + 1] = "--"
       for _, word in ipairs(options) do command[#command + 1] = word end
@@ -85,8 +86,10 @@ describe("scripts/dns_cache.lua", function()
 
   it("knows what is blocked", function()
     local peer = dnsmasq.start()
-    local s = start { "upstreams=" .. peer.address, "block=ads.wild.test,x.test" }
-    for _, name in ipairs { "ads.wild.test", "X.ADS.wild.test", "x.test" } do assert.equal(3, ask(s, name, "A").rcode) end
+    local s = start { "upstreams=" .. peer.address, "block=ads.wild.test,x.test,Whole.Wild.test." }
+    for _, name in ipairs { "ads.wild.test", "X.ADS.wild.test", "x.test", "a.whole.wild.test" } do
+      assert.equal(3, ask(s, name, "A").rcode)
+    end
     assert.equal("NXDOMAIN", dnsmasq.dig(s.port, "+tcp", "a.x.test").status)
     assert.equal(0, ask(s, "bads.wild.test", "A").rcode)
   end)

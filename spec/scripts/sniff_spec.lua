@@ -4,6 +4,7 @@ local http = require "spec.support.http"
 local inside = require "spec.support.inside"
 local tls = require "spec.support.tls"
 local server = http.server
+local net = server.net
 
 local function run()
   local rules = tls.set_up()
@@ -68,6 +69,19 @@ describe("scripts/sniff.lua", function()
       c:shutdown_write()
       c:receive_all()
     end
+    s:wait_empty()
+  end)
+
+  it("waits 5 seconds for all that it has to know, not for each byte of it", function()
+    local s = run()
+    local c, began, is_over = s:connect(), net.now(), false
+    for byte in ("PATC"):gmatch "." do
+      c:try_send(byte)
+      is_over = c:receive_some(2.5 / net.slow) == ""
+      if is_over then break end
+    end
+    assert.is_true(is_over)
+    assert.is_true(net.now() - began > 4)
     s:wait_empty()
   end)
 end)

@@ -14,10 +14,19 @@ local ZONE = {
   "--cname=alias.test,a.test", "--mx-host=mail.test,a.test,10", "--local-ttl=300",
 }
 
--- { address = "127.0.0.1:PORT", kill = function }. port: the one it has to have.
+-- A port that others are unlikely to choose at the same time (math.random is the same in every process), below those that clients are
+-- given: thousands of these may be in use, or have just been.
+function M.some_port()
+  local file = assert(io.open("/dev/urandom", "rb"))
+  local a, b = file:read(2):byte(1, 2)
+  file:close()
+  return 20000 + (a * 256 + b) % 10000
+end
+
+-- { address = "127.0.0.1:PORT", port =, kill = function }. port: the one it has to have.
 function M.start(port)
   for _ = 1, 5 do
-    local at = port or 20000 + math.random(10000)
+    local at = port or M.some_port()
     local command = { "env", "-u", "LD_PRELOAD", "PATH=" .. os.getenv("PATH") .. ":/usr/sbin:/sbin", -- without a sanitizer
       "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--pid-file", "--user=",
       "--port=" .. at, "--listen-address=127.0.0.1", "--bind-interfaces", "--log-facility=-", unpack(ZONE) }
@@ -26,6 +35,7 @@ function M.start(port)
     process:forget()
     local answers = server.net.poll_until(function()
       if process:has_exited() then return "gone" end
+      if not process:log():find("started, version", 1, true) then return nil end -- else who answers may be somebody else's
       local c = udp.connect("udp://127.0.0.1:" .. at)
       local ok, sent = pcall(c.try_send, c, message.query("a.test", "A"))
       local answer = ok and sent == true and select(2, pcall(c.try_receive, c, 0.2))

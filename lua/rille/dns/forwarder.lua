@@ -160,6 +160,9 @@ end
 -- { stream = true }: it may be as large as TCP allows. nil, "ignored" when x is no query.
 function Forwarder:answer(x, options)
   local bytes, size = message.bytes_of(x, "answer")
+  if options ~= nil and type(options) ~= "table" then
+    misuse("bad argument #2 to 'answer' (a table expected, got %s)", type(options))
+  end
   local used = resolve(self, cast(bytes_t, bytes), size, options and options.stream and 1 or 0, x)
   if used < 0 then return nil, "ignored" end
   return to_string(out, used)

@@ -1,6 +1,7 @@
 -- settings: what a forwarder is told, checked. Values may come from a command line, as text.
 
 local C = require "rille.core"
+local flaw_of = require "rille.config.address"
 local misuse = require "rille.misuse"
 local units = require "rille.config.units"
 
@@ -33,7 +34,8 @@ local function server_of(text)
   if not text:find("[%[%]]") and select(2, text:gsub(":", "")) > 1 then address = "[" .. text .. "]" end
   if not address:find("%]:%d+$") and not address:find("^[^%[%]]*:%d+$") then address = address .. ":53" end
   local url = "udp://" .. address
-  if not address:find("^[%x.:%[%]%%]") or C.rille_address_needs_lookup(url) ~= 0 then
+  local is_good = address:find("^[%x.:%[%]%%]") and not address:find(":0+$") and C.rille_address_needs_lookup(url) == 0
+  if not is_good or flaw_of(url) then
     misuse("dns.forwarder: upstreams: %q is no address such as \"192.0.2.1\" or \"[2001:db8::1]:5300\"", text)
   end
   return { udp = url, tcp = "tcp://" .. address }

@@ -86,17 +86,30 @@ local function gone(self, where)
   return explain(self, errors.code[conn._error or "closed"] or CLOSED, where)
 end
 
+local function late(self, what, seconds)
+  if C.rille_now() >= self._deadline then return fail(self, "timeout", ("not done in %g s"):format(self._call.timeout)) end
+  return fail(self, "timeout", ("%s in %g s"):format(what, seconds))
+end
+
+-- The answer is whole. What is left of the request is sent nonetheless, unless the server has said that it does not want it (RFC 9110
+-- section 7.5). True, or nil, err, message.
+local function part(self)
+  local sender = self._sender
+  if not sender.is_done and C.rille_reply_keeps_alive(self._reply) == 1 then
+    sender:wait((patience(self, math.huge)))
+    if not sender.is_done then return late(self, "the request was not sent", self._call.timeout) end
+    if sender.fault then return explain(self, CLOSED) end
+  end
+  leave(self)
+  return true
+end
+
 -- ---- the head --------------------------------------------------------------------------------------------------
 
 -- The time that the server has for its answer begins when the request is sent.
 local function answer_due(self)
   local sender = self._sender
   return (sender.is_done and sender.at or C.rille_now()) + self._call.answer_timeout
-end
-
-local function late(self, what, seconds)
-  if C.rille_now() >= self._deadline then return fail(self, "timeout", ("not done in %g s"):format(self._call.timeout)) end
-  return fail(self, "timeout", ("%s in %g s"):format(what, seconds))
 end
 
 -- The next head: its status; nil, err, message.
@@ -127,7 +140,10 @@ function M.await(self)
     if status >= 200 then
       self.status = status
       if status >= 300 then self._sender:stop() end -- it need not read on, and says so
-      if C.rille_reply_is_over(self._reply) == 1 then leave(self) end
+      if C.rille_reply_is_over(self._reply) == 1 then
+        status, err, message = part(self)
+        if not status then return nil, err, message end
+      end
       return self
     end
     C.rille_reply_start(self._reply)
@@ -224,8 +240,8 @@ local function read(self, max)
     local code = C.rille_reply_read(self._reply, p, max, scratch)
     if code == 0 then return new_slice(scratch) end
     if code == END then
-      leave(self)
-      return nil
+      local _, err, message = part(self)
+      return nil, err, message
     end
     if code == C.RILLE_ERR_BUSY then return nil, "busy", "another task reads this body" end
     if code == PARK then

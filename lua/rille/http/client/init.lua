@@ -153,12 +153,17 @@ local function without(call, ...)
   call.fields, call.names = fields, names
 end
 
+-- RFC 9110 section 15.4: whether it goes on as a GET.
+local function becomes_get(call, status)
+  if status == 303 then return call.method ~= "HEAD" end
+  return (status == 301 or status == 302) and call.method == "POST"
+end
+
 -- Where an answer sends to, if that is to be followed: a URL. nil, err, message; nil alone: it is the answer.
 local function next_url(call, res, url)
   local location = REDIRECTS[res.status] and res:header("Location")
   if not location or call.redirects == 0 then return nil end
-  local keeps_body = res.status == 307 or res.status == 308
-  if keeps_body and not send.can_repeat(call.body) then return nil end
+  if not becomes_get(call, res.status) and not send.can_repeat(call.body) then return nil end
   if call.followed >= call.redirects then
     return nil, "server failure", ("%s %s: more than %d redirects"):format(call.method, url.text, call.redirects)
   end
@@ -170,10 +175,10 @@ local function next_url(call, res, url)
   return to
 end
 
--- RFC 9110 section 15.4: what becomes of the method, and what another server must not be told.
+-- What becomes of the method, and what another server must not be told.
 local function turn(call, status, from, to)
   call.followed = call.followed + 1
-  if status == 303 and call.method ~= "HEAD" or (status == 301 or status == 302) and call.method == "POST" then
+  if becomes_get(call, status) then
     call.method, call.is_idempotent = "GET", true
     call.body = send.prepare({}, {})
     without(call, "content-type", "content-length", "content-encoding", "content-language", "content-location")
@@ -211,7 +216,8 @@ local function url_of(self, request, where)
   end
   local query = request.query
   if query then
-    if type(query) == "table" then query = urls.query(query) end
+    if type(query) == "table" then query = urls.query(query, where) end
+    if query:find("#", 1, true) then return nil, "bad address", ("%s: a # in a query has to be percent-encoded"):format(text) end
     text = text:gsub("#.*$", "")
     if query ~= "" then text = text .. (text:find("?", 1, true) and "&" or "?") .. query end
   end
@@ -227,6 +233,18 @@ local function merge_fields(self, request, where)
     if not names[field.lower] then fields[#fields + 1] = field end
   end
   return fields, copy(settings.field_names, names)
+end
+
+-- One Host at most, and one that can be: two readers of a request are not to find two.
+local function check_host(fields, where)
+  local is_there = false
+  for _, field in ipairs(fields) do
+    if field.lower == "host" then
+      if is_there then misuse("%s: headers: Host stands there twice", where) end
+      is_there = true
+      if C.rille_http_check_host(field.value, #field.value) ~= 1 then misuse("%s: headers: %q is no Host", where, field.value) end
+    end
+  end
 end
 
 local function check_method(method, where)
@@ -251,6 +269,7 @@ local function make_call(self, request, where)
   local method = request.method or "GET"
   check_method(method, where)
   local fields, names = merge_fields(self, request, where)
+  if names.host then check_host(fields, where) end
   if request.json ~= nil then fields, names = encode_json(request, fields, names) end
   local timeout = request.timeout
   local is_idempotent = request.idempotent

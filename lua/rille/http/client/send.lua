@@ -35,16 +35,27 @@ local function pieces_of(body)
     type(body))
 end
 
+-- How many bytes the fields say that a body has; nil: nothing of it.
+local function length_of(fields)
+  local length
+  for _, field in ipairs(fields) do
+    if field.lower == "content-length" then
+      local value = field.value
+      if length or not value:find("^%d+$") or #value > 15 then -- 2^53 has 16 digits
+        misuse("headers: Content-Length is one whole number, got %q%s", value, length and " besides another" or "")
+      end
+      length = tonumber(value)
+    end
+  end
+  return length
+end
+
 -- What request.body is: its size, or its pieces and what Content-Length says of them (nil: chunks).
 function M.prepare(request, fields)
   local body = request.body
   local size = size_of(body)
   if size then return { whole = body, size = size } end
-  local length
-  for _, field in ipairs(fields) do
-    if field.lower == "content-length" then length = tonumber(field.value) end
-  end
-  return { next = pieces_of(body), size = length }
+  return { next = pieces_of(body), size = length_of(fields) }
 end
 
 -- Whether it can be sent once more.
@@ -81,19 +92,16 @@ end
 
 -- ---- sending ---------------------------------------------------------------------------------------------------
 
-local function write_piece(conn, piece, is_chunked)
-  local size = size_of(piece)
-  if not size then misuse("the piece of a body is a string, a slice or a LinkBuffer, not a %s", type(piece)) end
-  if size == 0 then return 0 end
+local function write_piece(conn, piece, size, is_chunked)
+  if size == 0 then return true end
   if is_chunked and not conn:write(("%x\r\n"):format(size)) then return nil, "closed" end
   local ok, err = conn:write(piece)
   if ok and is_chunked then ok, err = conn:write("\r\n") end
-  if not ok then return nil, err end
-  return size
+  return ok, err
 end
 
 -- All pieces. nil, err: the connection took no more; a raise: what was to be sent is not there.
-local function write_pieces(self, conn, body)
+local function write_pieces(conn, body)
   local is_chunked, left = not body.size, body.size or math.huge
   while true do
     local piece, why = body.next()
@@ -101,26 +109,27 @@ local function write_pieces(self, conn, body)
       if why ~= nil then error(("the body could not be read: %s"):format(tostring(why)), 0) end
       break
     end
-    left = left - size_of(piece)
+    local size = size_of(piece)
+    if not size then misuse("the piece of a body is a string, a slice or a LinkBuffer, not a %s", type(piece)) end
+    left = left - size
     if left < 0 then misuse("the body has more bytes than its Content-Length") end
-    local size, err = write_piece(conn, piece, is_chunked)
-    if not size then return nil, err end
-    self.moved = self.moved + size
+    local ok, err = write_piece(conn, piece, size, is_chunked)
+    if not ok then return nil, err end
   end
   if is_chunked then return conn:write("0\r\n\r\n") end
   if left > 0 then misuse("the body has %d bytes less than its Content-Length", left) end
   return true
 end
 
-local function send_all(self, conn, body)
+local function send_all(conn, body)
   local ok, err
-  if body.next then ok, err = write_pieces(self, conn, body) else ok, err = conn:write(body.whole) end
+  if body.next then ok, err = write_pieces(conn, body) else ok, err = conn:write(body.whole) end
   if ok then ok, err = conn:flush() end
   return ok, err
 end
 
 local function run(self, conn, body)
-  local is_whole, ok, err = task.protect(send_all, self, conn, body)
+  local is_whole, ok, err = task.protect(send_all, conn, body)
   self.task = nil
   if self.is_stopped then return end
   self.is_done, self.at = true, C.rille_now()
@@ -142,11 +151,18 @@ function Sender:stop()
   if self.task then self.task:cancel() end
 end
 
+-- Park until all of it was sent or nothing more will be, at most so many seconds.
+function Sender:wait(seconds)
+  local running = self.task
+  if not running then return end
+  if seconds == math.huge then running:join() else task.with_timeout(seconds, running.join, running) end
+end
+
 -- Begin to send. What tells how far it is: is_done, is_sent (all of it was), at (since when), fault (what the script's function raised).
 function M.start(conn, call, url)
   local body = call.body
   local self = setmetatable({
-    is_done = true, is_sent = true, is_stopped = false, at = C.rille_now(), moved = 0, fault = nil, task = nil,
+    is_done = true, is_sent = true, is_stopped = false, at = C.rille_now(), fault = nil, task = nil,
   }, Sender)
   if not conn._p or write_head(conn, call, url) < 0 then -- it is over already
     self.is_sent = false

@@ -3,6 +3,7 @@
 local ffi = require "ffi"
 
 local C = require "rille.core"
+local misuse = require "rille.misuse"
 
 local M = {}
 
@@ -93,7 +94,10 @@ local ROOM_FIRST = 1024
 local room = ROOM_FIRST
 local encoded = ffi.new("uint8_t[?]", room)
 
-local function encode(value)
+local NO_TEXT = { table = true, ["function"] = true, thread = true, userdata = true }
+
+local function encode(value, where)
+  if NO_TEXT[type(value)] then misuse("%s: query takes strings, numbers, true, false and lists of these, not a %s", where, type(value)) end
   local text = tostring(value)
   if 3 * #text > room then
     room = 3 * #text
@@ -103,17 +107,20 @@ local function encode(value)
 end
 
 -- "a=1&b=two" of a table: name → a value or a list of such; names in order, so that the same table is always the same URL.
-function M.query(parameters)
+function M.query(parameters, where)
   local names, out = {}, {}
-  for name in pairs(parameters) do names[#names + 1] = name end
+  for name in pairs(parameters) do
+    if type(name) ~= "string" then misuse("%s: query is a table of names, %s is none", where, tostring(name)) end
+    names[#names + 1] = name
+  end
   table.sort(names)
   for _, name in ipairs(names) do
     local value = parameters[name]
-    local key = encode(name)
+    local key = encode(name, where)
     if type(value) == "table" then
-      for i = 1, #value do out[#out + 1] = key .. "=" .. encode(value[i]) end
+      for i = 1, #value do out[#out + 1] = key .. "=" .. encode(value[i], where) end
     else
-      out[#out + 1] = key .. "=" .. encode(value)
+      out[#out + 1] = key .. "=" .. encode(value, where)
     end
   end
   return table.concat(out, "&")
