@@ -332,7 +332,8 @@ static int put(rille_dict *d, const struct dict_key *k, const struct new_value *
 
 static int put_with_room(rille_dict *d, const struct dict_key *k, const struct new_value *v) {
   if (dict_is_beyond(d, dict_entry_cells((size_t)k->size + v->size))) return RILLE_ERR_NO_MEMORY;
-  enum dict_effort effort = DICT_FAIR;
+  bool is_gentle = v->mode == RILLE_DICT_IF_ROOM;
+  enum dict_effort effort = is_gentle ? DICT_EXPIRED : DICT_FAIR;
   bool has_evicted = false;
   for (int i = 0; i < TRIES; i++) {
     uint32_t missing = 0;
@@ -340,6 +341,10 @@ static int put_with_room(rille_dict *d, const struct dict_key *k, const struct n
     int err = put(d, k, v, effort, &has_evicted, &missing);
     if (err != DICT_STEAL) dict_trim(d, k->shard);
     pthread_mutex_unlock(&k->shard->lock);
+    if (is_gentle && err == RILLE_ERR_NO_MEMORY && i == 0) {
+      dict_collect(d, k->shard);
+      continue;
+    }
     if (err != DICT_STEAL) return err ? err : has_evicted ? RILLE_DICT_FORCED : RILLE_OK;
     has_evicted |= dict_steal(d, k->shard, missing);
     effort = DICT_ALL;

@@ -164,7 +164,9 @@ enum dict_effort {
  * enough; unlock, dict_steal what is missing, and begin again with DICT_ALL. */
 int dict_reserve(rille_dict *d, struct dict_shard *s, uint32_t need, dict_ref keep, enum dict_effort effort,
                  bool *has_evicted);
-/* Without any lock: make other shards give cells to the pool. Whether entries had to go for it. */
+/* Without any lock: make other shards give the cells that they keep at hand to the pool. */
+void dict_collect(rille_dict *d, const struct dict_shard *for_whom);
+/* The same, and more if need be. Whether entries had to go for it. */
 bool dict_steal(rille_dict *d, const struct dict_shard *for_whom, uint32_t need);
 /* A chain of n cells out of those at hand. */
 dict_ref dict_take_cells(rille_dict *d, struct dict_shard *s, uint32_t n);

@@ -1,6 +1,6 @@
 /*
  * dict_store: the memory of a dict: its cells, who has used what last, and who goes when there is no room. Everything here runs
- * under a shard's lock except dict_steal, which takes those of other shards, one at a time.
+ * under a shard's lock except dict_collect and dict_steal, which take those of other shards, one at a time.
  */
 #include "dict.h"
 
@@ -288,8 +288,7 @@ static uint32_t pool_left(rille_dict *d) {
   return left;
 }
 
-bool dict_steal(rille_dict *d, const struct dict_shard *for_whom, uint32_t need) {
-  /* cells that others keep at hand cost nobody anything */
+void dict_collect(rille_dict *d, const struct dict_shard *for_whom) {
   for (uint32_t i = 0; i < d->shard_count; i++) {
     struct dict_shard *s = &d->shards[i];
     if (s == for_whom) continue;
@@ -297,6 +296,10 @@ bool dict_steal(rille_dict *d, const struct dict_shard *for_whom, uint32_t need)
     drain(d, s, 0);
     pthread_mutex_unlock(&s->lock);
   }
+}
+
+bool dict_steal(rille_dict *d, const struct dict_shard *for_whom, uint32_t need) {
+  dict_collect(d, for_whom); /* it costs nobody anything */
   /* others may take from the pool meanwhile: an end to it all the same */
   bool has_evicted = false;
   int64_t now = dict_now_ns();

@@ -19,8 +19,9 @@ enum rille_dict_type {
 
 enum rille_dict_mode {
   RILLE_DICT_SET,
-  RILLE_DICT_ADD,    /* RILLE_ERR_EXISTS when the key is there */
-  RILLE_DICT_REPLACE /* RILLE_ERR_NOT_FOUND when it is not */
+  RILLE_DICT_ADD,     /* RILLE_ERR_EXISTS when the key is there */
+  RILLE_DICT_REPLACE, /* RILLE_ERR_NOT_FOUND when it is not */
+  RILLE_DICT_IF_ROOM  /* RILLE_ERR_NO_MEMORY when others had to go for it: they do not */
 };
 
 /* A result above 0: it worked, and other keys had to go for it. */

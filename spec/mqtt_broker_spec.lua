@@ -92,6 +92,8 @@ describe("rille.mqtt.broker", function()
         for i = 1, 20 do p:publish("t", ("%03d"):format(i) .. ("x"):rep(300), 1) end
         for i = 1, want do assert.equal(i, tonumber(select(2, c:message()):sub(1, 3)), options) end
         c:ping()
+        s:wait_log 'mqtt: a message for \\?"slow\\?" is dropped'
+        assert.is_true(s:count_log "is dropped, as it has no room" < 5) -- of 15 and more
         p:publish("t", "after", 1)
         assert.equal("after", select(2, c:message()))
         s:stop()
@@ -143,6 +145,7 @@ describe("rille.mqtt.broker", function()
         clients[i] = mqtt.open(s.url)
         clients[i]:send(packet.connect { id = "client " .. i, clean = false, username = ("u"):rep(100) })
         code = clients[i]:expect(packet.CONNACK).code
+        if i == 1 then clients[1]:subscribe("until then", 0) end
       end
       assert.equal(3, code)
       assert.is_true(i > 10)
@@ -152,8 +155,34 @@ describe("rille.mqtt.broker", function()
       for _, one in ipairs(clients[1]:subscribe(filters, 1)) do assert.equal(0x80, one) end
       clients[1]:publish(filters[1], "x", 1)
       clients[1]:ping()
-      mqtt.connect(s.url, { id = "clean" }):ping()
+      clients[1]:send(packet.unsubscribe(9, { { filter = "until then" } })) -- needs no room
+      clients[1]:expect(packet.UNSUBACK)
+      mqtt.connect(s.url, { id = "clean" }):publish("until then", "x", 1)
+      clients[1]:ping()
     end)
+  end)
+
+  it("gives messages to persistent sessions that are connected when those that are not have used up the room", function()
+    local s = run("sessions_size = '16k'", nil, { conf = { loops = 1 } })
+    local away = mqtt.connect(s.url, { id = "away", clean = false })
+    away:subscribe("#", 1)
+    local there = mqtt.connect(s.url, { id = "there", clean = false })
+    there:subscribe("t/+", 1)
+    away:reset()
+    local p = mqtt.connect(s.url, { id = "p" })
+    for i = 1, 200 do p:publish("fill", tostring(i), 1) end
+    s:wait_log "sessions_size"
+    for i = 1, 5 do
+      p:publish("t/" .. i, "x", 1)
+      assert.equal("t/" .. i, (there:message()))
+    end
+    there:ping()
+    away = mqtt.connect(s.url, { id = "away", clean = false })
+    for i = 1, 20 do assert.equal(tostring(i), select(2, away:message(true))) end
+    for i = 1, 20 do away:send(packet.reply(packet.PUBACK, i)) end -- there is room again
+    for _ = 1, 20 do away:message() end
+    p:publish("t/last", "x", 1)
+    assert.equal("t/last", (there:message()))
   end)
 
   describe("calls hooks:", function()
@@ -208,13 +237,16 @@ describe("rille.mqtt.broker", function()
     it("one that parks lets others go on, and is asked again when another generation serves meanwhile", function()
       local hooks = [[authenticate = function(client)
           say("authenticate %s", client.id)
-          if client.id == "slow" then rille.sleep(0.4) end
+          if client.id == "slow" then park "authenticate" end
           return true
         end, authorize = function(client, topic, action)
-          if topic == "slow" then say("%s", action) rille.sleep(0.4) end
+          if topic == "slow" then say("%s", action) park(action) end
           return true
         end]]
-      local s = reload.start(script(hooks), { conf = { loops = 2 } })
+      local park = [[local function park(what) -- the first time, until another generation serves
+        if rille.dict("asked"):incr(what, 1, 0) == 1 then rille.retire_channel():receive() end
+      end]]
+      local s = reload.start(script(hooks, park), { conf = { loops = 2 } })
       local other = mqtt.connect(s.url, { id = "other" })
       other:subscribe("slow/#", 1)
       local c = mqtt.open(s.url)
@@ -222,7 +254,7 @@ describe("rille.mqtt.broker", function()
         c:send(bytes)
         s:wait_said(said)
         other:ping()
-        reload.to(s, script(hooks, nil, version))
+        reload.to(s, script(hooks, park, version))
       end
       during(2, packet.connect { id = "slow", clean = true }, 2)
       assert.equal(0, c:expect(packet.CONNACK, 10).code)
@@ -242,6 +274,36 @@ describe("rille.mqtt.broker", function()
     end)
   end)
 
+  it("says nothing about clients that are gone before they come to their loop", function()
+    local s = run("", nil, { conf = { loops = 3 } })
+    for i = 1, 100 do
+      local c = mqtt.open(s.url)
+      c:send(packet.connect { id = "gone " .. i, clean = true } .. packet.publish("t", "x", 1, 1))
+      c:reset()
+    end
+    for i = 1, 10 do mqtt.connect(s.url, { id = "there " .. i }):ping() end
+    assert.equal(0, s:count_log "level=warn")
+    assert.equal(0, s:count_log "level=error")
+  end)
+
+  it("gives a session to the user alone that began it", function()
+    local s = run "authorize = function(client, topic) return topic:match('^[^/]*') == client.username end"
+    local ann = mqtt.connect(s.url, { id = "phone", username = "ann", clean = false })
+    ann:subscribe("ann/#", 1)
+    local function publish(text) mqtt.connect(s.url, { id = "p", username = "ann" }):publish("ann/x", text, 1) end
+    ann:reset()
+    local is_present
+    ann, is_present = mqtt.connect(s.url, { id = "phone", username = "ann", clean = false })
+    assert.is_true(is_present)
+    publish "first"
+    assert.equal("first", select(2, ann:message(true)))
+    local eve
+    eve, is_present = mqtt.connect(s.url, { id = "phone", username = "eve", clean = false })
+    assert.is_false(is_present)
+    publish "second"
+    eve:ping()
+  end)
+
   it("publishes for scripts", function()
     local s = run("", [[
       local broker
@@ -253,9 +315,12 @@ describe("rille.mqtt.broker", function()
         say("%s %s", broker:publish(("a"):rep(2000), "x"))
         say("%s", tostring(pcall(broker.publish, broker, 1, "x")))
         say("%s", tostring(pcall(broker.publish, broker, "a", "x", { qos = 2 })))
+        say("%s", select(2, pcall(broker.publish, broker, "a", "x", 1)):match ": (.*)")
+        for i = 1, 500 do assert(broker:publish("many", tostring(i), { retain = true })) end -- at one go
       end)
     ]], { conf = { loops = 1 } })
-    assert.same({ "true", "nil invalid argument", "nil invalid argument", "nil too large", "false", "false" }, s:wait_said(6))
+    assert.same({ "true", "nil invalid argument", "nil invalid argument", "nil too large", "false", "false",
+      "bad argument #3 to 'publish' (table expected, got number)" }, s:wait_said(7))
     local c = mqtt.connect(s.url)
     c:subscribe("$SYS/#", 2)
     local topic, payload, one = c:message()

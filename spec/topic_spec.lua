@@ -130,7 +130,7 @@ describe("a topic", function()
     it("keeps the order of one publisher" .. where, function()
       local s = start(loops)
       local clients = enter_many(s, 6, "news")
-      assert.equal("12000", ask(enter(s), "many news 2000"))
+      assert.equal("12000", ask(enter(s), "many news 2000", 20))
       for _, c in ipairs(clients) do
         for i = 1, 2000 do assert.equal("message " .. i, c:receive_line()) end
       end

@@ -22,6 +22,7 @@ local ttl_of, flags_of, need_number = arguments.ttl_of, arguments.flags_of, argu
 local NIL, NO, YES = C.RILLE_DICT_NIL, C.RILLE_DICT_FALSE, C.RILLE_DICT_TRUE
 local NUMBER, STRING = C.RILLE_DICT_NUMBER, C.RILLE_DICT_STRING
 local SET, ADD, REPLACE = C.RILLE_DICT_SET, C.RILLE_DICT_ADD, C.RILLE_DICT_REPLACE
+local IF_ROOM = C.RILLE_DICT_IF_ROOM
 
 local KEY_MAX = 65535
 local KEYS_DEFAULT = 1024
@@ -370,6 +371,11 @@ local function stored(name, options)
 end
 
 local dict = { open = open }
+
+-- For modules that must not lose what they keep: as self:set, but no other key goes for it; nil, "no memory" then.
+function dict.set_if_room(self, key, value, flags)
+  return put(self, key, value, nil, flags, IF_ROOM, "set")
+end
 
 function dict.set_defaults(given)
   configured = given or {}

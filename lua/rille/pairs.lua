@@ -9,7 +9,11 @@ if not jit.version:find("2.1.0-beta", 1, true) then return { is_stock = true } e
 
 local registry = debug.getregistry()
 local M = { is_stock = false }
-if registry["rille.pairs"] then return M end -- a test runner may empty package.loaded
+local before = registry["rille.pairs"]
+if before then -- a test runner may empty package.loaded, and put back the globals as they were
+  if next == before.stock_next then next, pairs = before.next, before.pairs end
+  return M
+end
 
 local next_entry = assert(package.loadlib(registry["rille.core.path"], "rille_lua_next"))
 local stock_next, stock_pairs, type = next, pairs, type
@@ -36,6 +40,6 @@ end
 next = next_entry
 pairs = has_hook and pairs_or_hook or pairs_of
 if table.foreach then jit.off(table.foreach) end -- has a walk of its own
-registry["rille.pairs"] = true
+registry["rille.pairs"] = { stock_next = stock_next, next = next, pairs = pairs }
 
 return M

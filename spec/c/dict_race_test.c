@@ -93,7 +93,7 @@ static const char *one_step(rille_dict *d, unsigned *seed, uint8_t *bytes) {
   case 1:
   case 2:
     memset(bytes, rand_r(seed) % 256, (size_t)size);
-    rille_dict_set(d, key, key_size, rand_r(seed) % 3, RILLE_DICT_STRING, 0, bytes, size, ttl, 0);
+    rille_dict_set(d, key, key_size, rand_r(seed) % 4, RILLE_DICT_STRING, 0, bytes, size, ttl, 0);
     break;
   case 3: rille_dict_set(d, key, key_size, RILLE_DICT_SET, RILLE_DICT_NIL, 0, NULL, 0, 0, 0); break;
   case 4: rille_dict_push(d, key, key_size, size % 2, RILLE_DICT_STRING, 0, bytes, size % 500); break;

@@ -73,6 +73,21 @@ describe("a walk over a table", function()
     assert.equal(WHOLE, inside.check(WALK .. "io.write(walk())", { seconds = 30 }).out)
   end)
 
+  it("stays mended when a test runner puts back the globals as they were before a file", function()
+    local file = server.write("runner.lua", ([[
+      package.path = %q .. package.path
+      local real_next, real_pairs = next, pairs
+      local is_stock = require("rille.pairs").is_stock
+      next, pairs = real_next, real_pairs
+      package.loaded["rille.pairs"] = nil
+      require "rille.pairs"
+      print((next == real_next) == is_stock, (pairs == real_pairs) == is_stock, pairs {} == next)
+    ]]):format(server.root .. "/lua/?.lua;" .. server.root .. "/lua/?/init.lua;"))
+    local pipe = assert(io.popen((os.getenv "RILLE_LUAJIT" or "luajit") .. " " .. file))
+    assert.equal("true\ttrue\ttrue\n", pipe:read("*a"))
+    pipe:close()
+  end)
+
   it("is what it was otherwise", function()
     inside.check([[
       local ffi = require "ffi"

@@ -14,6 +14,7 @@ local log = require "rille.log"
 local misuse = require "rille.misuse"
 local options = require "rille.mqtt.options"
 local output = require "rille.mqtt.output"
+local owed = require "rille.mqtt.owed"
 local packet = require "rille.mqtt.packet"
 local post = require "rille.post"
 local retained = require "rille.mqtt.retained"
@@ -30,11 +31,23 @@ Broker.__index = Broker
 local M = { Broker = Broker }
 
 local MODULE = "rille.mqtt.broker"
-local VERSION = 1 -- of what goes from generation to generation
+local VERSION = 2 -- of what goes from generation to generation
+
+local WARN_EACH = 10 -- seconds
 
 local brokers = {} -- by name, of this state
 
 -- ---- messages --------------------------------------------------------------------------------------------------
+
+-- One of QoS 1 is lost for a client: who runs the broker wants to know, but not of each.
+local function lose(self, session)
+  self.counts.dropped = self.counts.dropped + 1
+  local now = state.clock.now
+  if now < self.warn_at then return end
+  self.warn_at = now + WARN_EACH
+  log.warn("mqtt: a message for %q is dropped, as it has no room (queue, queue_bytes, sessions_size); %d were so far",
+    session.id, self.counts.dropped)
+end
 
 -- A message for one session. It is the broker's to say what becomes of those that have no room: section 4.1 leaves that open.
 local function give(self, session, message, qos)
@@ -55,16 +68,12 @@ local function give(self, session, message, qos)
     counts.delivered = counts.delivered + 1
     return
   end
-  counts.dropped = counts.dropped + 1
+  lose(self, session)
   if self.options.slow == "disconnect" and session.conn then output.close(session.conn, true) end
 end
 
--- is_ours: it is published on this loop, which keeps it if it is retained; for subscribers of this loop it is the one or the other.
-local function deliver_one(self, topic, payload, flags, is_ours)
-  if flags >= 4 then
-    if is_ours then self.retained:keep(topic, payload, flags - 4) end
-    self.retained:note(topic, payload)
-  end
+local function deliver_one(self, topic, payload, flags)
+  if flags >= 4 then self.retained:note(topic) end
   local found = self.found
   if next(found) then found = {} end -- somebody raised
   self.found = found
@@ -80,9 +89,17 @@ local function deliver_one(self, topic, payload, flags, is_ours)
 end
 
 -- What came from a loop: topic, payload, flags of each.
-local function deliver(self, items, is_ours)
+local function deliver(self, items)
   self:load()
-  for i = 1, #items, 3 do deliver_one(self, items[i], items[i + 1], items[i + 2], is_ours) end
+  for i = 1, #items, 3 do deliver_one(self, items[i], items[i + 1], items[i + 2]) end
+end
+
+-- What is published on this loop and retained.
+local function keep(self, items)
+  for i = 1, #items, 3 do
+    local flags = items[i + 2]
+    if flags >= 4 then self.retained:keep(items[i], items[i + 1], flags - 4) end
+  end
 end
 
 -- To everybody; answer: for the connection `id`, when all loops have it.
@@ -93,10 +110,9 @@ function Broker:spread_out(topic, payload, qos, retain, id, answer)
 end
 
 -- What the retained messages are of a filter, for a session that has just subscribed: [MQTT-3.3.1-6], [MQTT-3.3.1-8].
-function Broker:give_retained(session, what, granted)
-  self.retained:match(what, function(topic, payload, qos)
-    give(self, session, { topic = topic, payload = payload, retained = true }, qos < granted and qos or granted)
-  end)
+function Broker:give_retained(session, what)
+  owed.add(session, what)
+  owed.settle(self, session)
 end
 
 -- ---- sessions --------------------------------------------------------------------------------------------------
@@ -144,7 +160,7 @@ end
 -- Its connection is over, or another's: [MQTT-3.1.2-8].
 local function part(self, session, err)
   self.by_conn[session.conn] = nil
-  session.conn = false
+  session.conn, self.owing[session] = false, nil
   if err ~= "shutdown" then self:publish_will(session) end
   if session.clean then self:discard(session) end
 end
@@ -158,7 +174,7 @@ function Broker:attach(id, client, is_clean, will)
     part(self, session)
     session = self.sessions[client.id]
   end
-  if session and is_clean then
+  if session and (is_clean or session.client.username ~= client.username) then -- what one user may read is not another's
     self:discard(session) -- [MQTT-3.1.2-6]
     session = nil
   end
@@ -174,24 +190,36 @@ function Broker:attach(id, client, is_clean, will)
   return session, is_present
 end
 
--- Give a session other subscriptions: false when there is no room to keep them.
-function Broker:resubscribe(session, subscriptions)
-  if not session.clean and not self.store:keep(session.id, session.client, subscriptions) then return false end
+-- Give a session other subscriptions: false when there is no room to keep them. is_less: than it has, which is done in any case.
+function Broker:resubscribe(session, subscriptions, is_less)
+  local is_kept = session.clean or self.store:keep(session.id, session.client, subscriptions, is_less)
+  if not is_kept and not is_less then return false end
   local count = 0
   for what, qos in pairs(subscriptions) do
     count = count + 1
     if session.subscriptions[what] ~= qos then self.tree:add(what, session, qos) end
   end
   for what in pairs(session.subscriptions) do
-    if not subscriptions[what] then self.tree:remove(what, session) end
+    if not subscriptions[what] then
+      self.tree:remove(what, session)
+      owed.drop(session, what)
+    end
   end
   session.subscriptions, session.subscription_count = subscriptions, count
   return true
 end
 
+-- Its connection has been told that it is there: what it has not acknowledged, and what waits.
+function Broker:go_on(session)
+  session:resend()
+  session:pump(self.options.inflight)
+  if session.owed[1] then owed.settle(self, session) end
+end
+
 function Broker:ack(session, id)
   session:ack(id, not session.clean and self.store or nil)
   session:pump(self.options.inflight)
+  if self.owing[session] then owed.settle(self, session) end
 end
 
 -- The connection of that id has ended.
@@ -203,9 +231,14 @@ end
 
 -- ---- generations -----------------------------------------------------------------------------------------------
 
--- Whether another generation has the sessions. Between its being asked and its serving there may be tasks that run: they wait a turn.
+-- Between its being asked for the sessions and another generation's serving there may be tasks that run.
+local function has_just_left(self)
+  return self.left_at and self.left_at == state.clock.now
+end
+
+-- Whether another generation has the sessions. In between it waits a turn.
 function Broker:is_away()
-  if self.left_at and self.left_at == state.clock.now then task.yield() end
+  if has_just_left(self) then task.yield() end
   return state.is_retiring
 end
 
@@ -229,7 +262,14 @@ function Broker:retire()
   if not self.is_loaded then return nil end
   local left = self.spread:leave()
   self.left_at = state.clock.now
-  local messages, numbers = {}, {}
+  local messages, lists, numbers = {}, {}, {}
+  local function list_of(names)
+    if not numbers[names] then
+      lists[#lists + 1] = names
+      numbers[names] = #lists
+    end
+    return numbers[names]
+  end
   local function number_of(message)
     local number = numbers[message]
     if not number then
@@ -240,13 +280,14 @@ function Broker:retire()
     return number
   end
   local packed = {}
-  for _, session in pairs(self.sessions) do packed[#packed + 1] = session:pack(number_of) end
+  for _, session in pairs(self.sessions) do packed[#packed + 1] = session:pack(number_of, list_of) end
   -- as one string: it is walked once
-  return { version = VERSION, bytes = buffer.encode { messages = messages, sessions = packed, left = left, counts = self.counts } }
+  local all = { messages = messages, lists = lists, sessions = packed, left = left, counts = self.counts }
+  return { version = VERSION, bytes = buffer.encode(all) }
 end
 
 local function clear(self)
-  self.sessions, self.by_conn, self.count, self.tree = {}, {}, 0, filter.tree()
+  self.sessions, self.by_conn, self.owing, self.count, self.tree = {}, {}, {}, 0, filter.tree()
   self.found, self.is_loaded, self.left_at = {}, false, false
   self.counts = { published = 0, delivered = 0, dropped = 0, refused = 0 }
 end
@@ -258,7 +299,11 @@ function Broker:reload(data)
   local kept = is_known and buffer.decode(data.bytes) or { left = {} }
   if is_known then
     self.is_loaded, self.counts = true, kept.counts
-    for _, one in ipairs(kept.sessions) do add_session(self, sessions.unpack(one, kept.messages)) end
+    for _, one in ipairs(kept.sessions) do
+      local session = sessions.unpack(one, kept.messages, kept.lists)
+      add_session(self, session)
+      if session.conn and session.owed[1] then owed.later(self, session) end
+    end
   end
   self.spread:take(kept.left)
 end
@@ -295,11 +340,11 @@ end
 function M.new(given)
   local o = options.check(given)
   if brokers[o.name] then misuse("rille.mqtt.broker: there is a broker '%s' in this script already", o.name) end
-  local self = setmetatable({ options = o }, Broker)
+  local self = setmetatable({ options = o, give = give, warn_at = 0 }, Broker)
   clear(self)
   self.retained = retained.new(o.name .. ".retained", o.retained_size)
   self.store = store.new(o.name .. ".sessions", o.sessions_size)
-  self.spread = spread.new(o.name, function(items) return deliver(self, items, true) end)
+  self.spread = spread.new(o.name, function(items) return keep(self, items) end, function(items) return deliver(self, items) end)
   brokers[o.name] = self
   return self
 end
@@ -310,13 +355,16 @@ function Broker:publish(topic, payload, given)
   state.need_loop("mqtt.publish")
   if type(topic) ~= "string" then misuse("bad argument #1 to 'publish' (string expected, got %s)", type(topic)) end
   if type(payload) ~= "string" then misuse("bad argument #2 to 'publish' (string expected, got %s)", type(payload)) end
+  if given ~= nil and type(given) ~= "table" then misuse("bad argument #3 to 'publish' (table expected, got %s)", type(given)) end
   local qos, retain = given and given.qos or 0, given and given.retain or false
   if qos ~= 0 and qos ~= 1 then misuse("publish: qos is 0 or 1, not %s", tostring(qos)) end
   if #topic > self.options.topic or #topic + #payload > self.options.packet then return nil, "too large" end
   if not filter.is_name(topic) or not packet.is_text(topic) then return nil, "invalid argument" end
   if filter.levels(topic) > self.options.levels then return nil, "too large" end
-  if state.is_retiring then return post.call(state.loop_id, MODULE, "publish", self.options.name, topic, payload, qos, retain) end
-  if self.spread:is_full() then return nil, "full" end
+  if state.is_retiring or has_just_left(self) then
+    return post.call(state.loop_id, MODULE, "publish", self.options.name, topic, payload, qos, retain and true)
+  end
+  if self.spread:is_full() and not self.spread:flush() then return nil, "full" end
   self:spread_out(topic, payload, qos, retain)
   return true
 end

@@ -1,7 +1,7 @@
 -- retained: the last message of each topic that was published with RETAIN, section 3.3.1.3. The messages are in a dict, which all loops
 -- share and which outlives every generation; each loop knows the names, to find those a filter matches.
 
-local dict = require("rille.dict").of
+local dict = require "rille.dict"
 local filter = require "rille.mqtt.filter"
 local log = require "rille.log"
 
@@ -10,11 +10,8 @@ Retained.__index = Retained
 
 local M = {}
 
-local CELL = 128 / 124 -- of its cells' bytes a dict has so many for what is in them
-local SPARE = 4096
-
 function M.new(name, size)
-  local values, err = dict(name, { size = size })
+  local values, err = dict.of(name, { size = size })
   if not values then error(("rille.mqtt: the dict %s: %s"):format(name, err), 0) end
   return setmetatable({ name = name, values = values, tree = false, refused = 0 }, Retained)
 end
@@ -27,41 +24,49 @@ local function open(self)
   self.tree = tree
 end
 
--- The loop of the publisher keeps it, or forgets it with an empty payload ([MQTT-3.3.1-10]). False when there is no room: a dict that is
--- full would lose others for it.
+-- The loop of the publisher keeps it, or forgets it with an empty payload ([MQTT-3.3.1-10]), before any loop notes it. False when there
+-- is no room: no other one goes for it.
 function Retained:keep(topic, payload, qos)
   if payload == "" then
     self.values:delete(topic)
     return true
   end
-  if self.values:free_space() >= (#topic + #payload) * CELL + SPARE and self.values:set(topic, payload, 0, qos) then return true end
+  if dict.set_if_room(self.values, topic, payload, qos) then return true end
   self.values:delete(topic) -- the one before is not the last any more
   self.refused = self.refused + 1
   if self.refused == 1 then log.warn("mqtt: %s is full: messages are delivered and not retained; raise retained_size", self.name) end
   return false
 end
 
--- Every loop notes the name.
-function Retained:note(topic, payload)
+-- Every loop notes the name, if there is a message of it: who has changed it last is noted last.
+function Retained:note(topic)
   open(self)
-  if payload == "" then self.tree:remove(topic, true) else self.tree:add(topic, true, 0) end
+  local count = self.tree.count
+  if self.values:ttl(topic) then self.tree:add(topic, true, 0) else self.tree:remove(topic, true) end
+  if self.tree.count ~= count then self.known = nil end
 end
 
--- Call fn(topic, payload, qos) for each retained message that the filter matches.
-function Retained:match(what, fn)
+-- A list of the names that a filter matches, not to be changed: those who ask for the same one after the other have the same list.
+function Retained:names(what)
+  if not filter.is_wild(what) then return { what } end
   open(self)
-  local stale
-  local function one(topic)
-    local payload, qos = self.values:get(topic)
-    if type(payload) == "string" then
-      fn(topic, payload, qos or 0)
-    else
-      stale = stale or {}
-      stale[#stale + 1] = topic
-    end
+  local known = self.known
+  if not known or known.what ~= what then
+    known = { what = what, names = {} }
+    local names = known.names
+    self.tree:names(what, function(name) names[#names + 1] = name end)
+    self.known = known
   end
-  if filter.is_wild(what) then self.tree:names(what, one) else one(what) end
-  for _, topic in ipairs(stale or {}) do self.tree:remove(topic, true) end
+  return known.names
+end
+
+-- The payload and QoS of a name; nil when there is none any more.
+function Retained:get(topic)
+  local payload, qos = self.values:get(topic)
+  if type(payload) == "string" then return payload, qos or 0 end
+  open(self)
+  self.tree:remove(topic, true)
+  self.known = nil
 end
 
 -- How many names this loop knows.

@@ -38,9 +38,9 @@ end
 local function go_home(self, conn, home)
   while true do
     local ok, err = conn:move(home)
-    if ok then return LEFT end
+    if ok or err == "closed" then return LEFT end -- its peer may be gone by now
     if err ~= "full" then
-      log.warn("mqtt: conn %d cannot go to loop %d: %s", conn.id, home, err)
+      if err ~= "shutdown" then log.warn("mqtt: conn %d cannot go to loop %d: %s", conn.id, home, err) end
       return reject(self, conn, UNAVAILABLE)
     end
     timer.sleep(PAUSE)
@@ -100,8 +100,7 @@ local function connect(self, conn, session, _, body)
   end
   conn:set_timeouts { lifetime = 0, idle = asked.keep_alive * 1.5 } -- [MQTT-3.1.2-24]; 0 is never
   output.send(conn.id, packet.connack(is_present, 0))
-  session:resend()
-  session:pump(self.options.inflight)
+  self:go_on(session)
   return true
 end
 
@@ -184,7 +183,7 @@ local function subscribe(self, conn, session, _, body)
   end
   output.send(conn.id, packet.suback(id, codes)) -- [MQTT-3.8.4-5]
   for i, one in ipairs(list) do
-    if codes[i] ~= FAILURE then self:give_retained(session, one.filter, codes[i]) end
+    if codes[i] ~= FAILURE then self:give_retained(session, one.filter) end
   end
   return true
 end
@@ -195,7 +194,7 @@ local function unsubscribe(self, conn, session, _, body)
   local subscriptions = {}
   for what, qos in pairs(session.subscriptions) do subscriptions[what] = qos end
   for _, one in ipairs(list) do subscriptions[one.filter] = nil end
-  self:resubscribe(session, subscriptions)
+  self:resubscribe(session, subscriptions, true)
   output.send(conn.id, packet.reply(packet.UNSUBACK, id)) -- [MQTT-3.10.4-5]
   return true
 end

@@ -18,14 +18,17 @@ local CHUNKS_MAX = 4                      -- that wait for a loop's mailbox; the
 local PAUSE = 0.001
 local MODULE = "rille.mqtt.broker"
 
--- deliver(items): to the sessions of this loop.
-function M.new(name, deliver)
-  return setmetatable({ name = name, deliver = deliver, chunks = {}, first = 1, last = 0, is_going = false, is_left = false }, Spread)
+-- keep(items): before any loop has them. deliver(items): to the sessions of this loop.
+function M.new(name, keep, deliver)
+  return setmetatable({ name = name, keep = keep, deliver = deliver, chunks = {}, first = 1, last = 0, is_going = false, is_left = false },
+    Spread)
 end
 
 local function new_chunk(self)
-  local loops = {}
-  for loop = 1, state.loop_count do loops[loop] = loop end
+  local loops = { state.loop_id } -- the last that gets it: the others work meanwhile
+  for loop = 1, state.loop_count do
+    if loop ~= state.loop_id then loops[#loops + 1] = loop end
+  end
   self.last = self.last + 1
   local chunk = { items = {}, bytes = 0, loops = loops, answers = {} }
   self.chunks[self.last] = chunk
@@ -40,6 +43,10 @@ end
 -- items: topic, payload, flags (QoS, and 4 when it is retained), one after the other. True: every loop has it. False: a mailbox is full.
 local function send(self, chunk)
   local loops, items = chunk.loops, chunk.items
+  if not chunk.is_kept then
+    chunk.is_kept = true
+    self.keep(items)
+  end
   for i = #loops, 1, -1 do
     local loop = loops[i]
     local ok, err, why
@@ -67,6 +74,13 @@ function Spread:flush_one()
   return true
 end
 
+-- The same; nil: something has raised, which it does once for a chunk. It is of one message; the others are to go on.
+local function try_one(self)
+  local ok, is_sent = pcall(self.flush_one, self)
+  if ok then return is_sent end
+  log.error("mqtt: %s", tostring(is_sent))
+end
+
 local function go(self)
   while not state.is_retiring do
     if self.is_left then
@@ -74,9 +88,7 @@ local function go(self)
       task.yield()
     else
       if self.first > self.last then break end
-      local ok, is_sent = pcall(self.flush_one, self)
-      if not ok then log.error("mqtt: %s", tostring(is_sent)) end -- of one message; the others are to go on
-      if is_sent == true then
+      if try_one(self) then
         if self.first <= self.last then task.yield() end
       else
         timer.sleep(PAUSE)
@@ -95,7 +107,7 @@ end
 -- A message for everybody. answer: the packet for the connection `id` when they have it.
 function Spread:add(topic, payload, flags, id, answer)
   local chunk = self.chunks[self.last]
-  if not chunk or #chunk.items >= ITEMS_MAX * 3 or chunk.bytes >= BYTES_MAX or #chunk.loops < state.loop_count then
+  if not chunk or #chunk.items >= ITEMS_MAX * 3 or chunk.bytes >= BYTES_MAX or chunk.is_kept then
     chunk = new_chunk(self)
   end
   local items, answers = chunk.items, chunk.answers
@@ -118,9 +130,17 @@ function Spread:answer(id, bytes)
   answers[#answers + 1] = bytes
 end
 
+-- What can go now, goes. Whether that is all.
+function Spread:flush()
+  while self.first <= self.last do
+    if try_one(self) == false then return false end
+  end
+  return true
+end
+
 -- Before another generation serves: what cannot go now, as plain data for take().
 function Spread:leave()
-  while self.first <= self.last and self:flush_one() do end
+  self:flush()
   local left = {}
   for i = self.first, self.last do left[#left + 1] = self.chunks[i] end
   self.is_left = #left > 0

@@ -4,26 +4,27 @@
 
 local buffer = require "string.buffer"
 
-local dict = require("rille.dict").of
+local dict = require "rille.dict"
 
 local Store = {}
 Store.__index = Store
 
 local M = {}
 
-local SPARE = 65536 -- bytes that are left free: for what other loops put in meanwhile
+local SPARE = 65536 -- bytes that are left free for messages
 
 function M.new(name, size)
-  local values, err = dict(name, { size = size })
+  local values, err = dict.of(name, { size = size })
   if not values then error(("rille.mqtt: the dict %s: %s"):format(name, err), 0) end
   return setmetatable({ values = values, spare = math.min(SPARE, values:capacity() / 8) }, Store)
 end
 
 -- Keep the subscriptions of a session, { filter = qos }, and who it is of. False when there is no room; nothing has changed then.
-function Store:keep(id, client, subscriptions)
+-- is_less: than there were.
+function Store:keep(id, client, subscriptions, is_less)
   local bytes = buffer.encode { client = client, subscriptions = subscriptions }
-  if self.values:free_space() < #bytes * 1.1 + self.spare then return false end
-  return self.values:set("s" .. id, bytes) == true
+  if not is_less and self.values:free_space() < #bytes * 1.1 + self.spare then return false end
+  return dict.set_if_room(self.values, "s" .. id, bytes) == true
 end
 
 function Store:forget(id)
