@@ -167,8 +167,7 @@ int rille_decoder_look(rille_decoder *d, rille_linkbuffer *b) {
   return d->found;
 }
 
-static void advance(rille_decoder *d) {
-  size_t size = d->frame.size;
+void rille_decoder_advance(rille_decoder *d, size_t size) {
   d->position += size;
   d->inside = d->next_inside;
   for (uint32_t i = 0; i < d->inside; i++) {
@@ -192,6 +191,6 @@ int rille_decoder_take(rille_decoder *d, rille_linkbuffer *b, rille_slice *out) 
   }
   size_t rest = f->size - f->skip - f->body;
   if (rest > 0) rille_linkbuffer_skip(b, (double)rest);
-  advance(d);
+  rille_decoder_advance(d, f->size);
   return 1;
 }

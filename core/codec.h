@@ -82,6 +82,9 @@ struct rille_decoder {
 int rille_decoder_look(rille_decoder *d, rille_linkbuffer *b);
 /* The buffer is another one. */
 void rille_decoder_reset(rille_decoder *d);
+/* That many bytes, which end with a frame, were consumed. To be told is a must: what was found is else found again in another buffer that
+ * happens to have come as far as this one was. */
+void rille_decoder_advance(rille_decoder *d, size_t size);
 /* A chain is in the middle of an outer frame. */
 static inline bool rille_decoder_is_inside(const rille_decoder *d) { return d->inside > 0; }
 

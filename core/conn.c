@@ -395,6 +395,15 @@ void rille_conn_abandon(rille_loop *loop, double id) {
   if (c && rille_conn_id(c) == id) rille_conn_close(c);
 }
 
+void rille_conn_own(rille_conn *c, int own) { c->is_own = own; }
+
+void rille_conn_owe(rille_conn *c, int owes) { c->owes = owes; }
+
+bool rille_conn_holds_up(const rille_conn *c) {
+  if (c->flags & RILLE_CONN_CLOSING) return true;
+  return c->flags & RILLE_CONN_SERVED && !c->is_own;
+}
+
 bool rille_conn_stop(rille_conn *c, bool force) {
   if (c->flags & RILLE_CONN_FINISHED) return true;
   if (force) {
@@ -405,7 +414,7 @@ bool rille_conn_stop(rille_conn *c, bool force) {
     return true;
   }
   if (rille_proxied_is_awaited(c)) return true; /* it was accepted, and has its time */
-  if (!(c->flags & (RILLE_CONN_SERVED | RILLE_CONN_CLOSING))) return false;
+  if (!rille_conn_holds_up(c)) return false;
   if (c->rare->tls && c->rare->tls->is_shaking &&
       (c->rare->tls->line || c->rare->tls->job || c->tasks > 0 || has_unread_input(c)))
     return true; /* bounded by its time-out */
@@ -416,7 +425,7 @@ bool rille_conn_stop(rille_conn *c, bool force) {
   }
   if (c->service->stays)
     return c->is_http && rille_http_is_busy(c); /* its next request is welcome, but not waited for */
-  bool is_quiet = c->tasks == 0 && !(c->flags & (RILLE_CONN_BUSY | RILLE_CONN_OPENING));
+  bool is_quiet = c->tasks == 0 && !c->owes && !(c->flags & (RILLE_CONN_BUSY | RILLE_CONN_OPENING));
   bool is_waiting = c->flags & RILLE_CONN_READER && !(c->flags & RILLE_CONN_WOKEN);
   if (c->is_http && rille_http_is_busy(c))
     return true; /* a request is under way, even if nothing of its body is here */

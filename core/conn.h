@@ -85,6 +85,8 @@ struct rille_conn {
   bool is_bound : 1;   /* to the generation that serves it; see conn_hand.c */
   bool is_told : 1;    /* that its patience with it is over */
   bool has_failed : 1; /* the handler of the message under way raised; while the generation is observed */
+  bool is_own : 1;     /* its script's, though it has an on_request; see rille_conn_own */
+  bool owes : 1;       /* an answer that no handler runs for; see rille_conn_owe */
   bool is_framed;      /* on_request gets whole frames of a codec */
   bool has_names;      /* it is bound to keys; see binding.c */
   bool wants_linger; /* the peer may still be sending what nobody reads: close() must not lose the answer to a reset */
@@ -152,6 +154,8 @@ void rille_conn_bury(rille_conn *c);
 /* The loop stops: close when idle, or when its handler only waits for another message; with force end it now. False for one
  * that a script made for itself, which holds up nothing. */
 bool rille_conn_stop(rille_conn *c, bool force);
+/* A stop, and the end of a generation, wait for it: it is served, or being closed, and not its script's own. */
+bool rille_conn_holds_up(const rille_conn *c);
 /* End it with err as soon as no handler runs; the socket is done for. */
 void rille_conn_fail(rille_conn *c, int err);
 

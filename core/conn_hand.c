@@ -24,7 +24,7 @@ static bool fits(const rille_conn *c, const rille_service *service) { return !c-
 bool rille_conn_may_go(const rille_conn *c) {
   enum { RUNS = RILLE_CONN_OPENING | RILLE_CONN_CLOSING | RILLE_CONN_FINISHED | RILLE_CONN_READER | RILLE_CONN_WRITER };
   const rille_state *to = c->state->change.after;
-  if (!to || !to->lua || c->is_bound || c->tasks > 0) return false;
+  if (!to || !to->lua || c->is_bound || c->tasks > 0 || c->owes) return false;
   if (!(c->flags & RILLE_CONN_SERVED) || c->flags & RUNS || c->fd < 0 || c->error) return false;
   if (c->rare->tls && c->rare->tls->is_shaking) return false; /* its certificate may just be asked for */
   if (rille_conn_is_inside(c)) return false;                  /* in the middle of a frame of frames */

@@ -329,5 +329,7 @@ int rille_redis_take_values(rille_decoder *decoder, rille_linkbuffer *b, int mos
     if (rille_resp_scan(codec, &v, &scan, &frame) <= 0) break; /* looked at again when it is the first */
     size += frame.size;
   }
-  return take_bytes(b, size, count, out);
+  int taken = take_bytes(b, size, count, out);
+  if (taken > 0) rille_decoder_advance(decoder, size);
+  return taken;
 }

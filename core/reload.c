@@ -335,7 +335,7 @@ static uint32_t sweep(rille_state *state, bool *is_cut) {
   for (uint32_t slot = 0; slot < slots; slot++) {
     rille_conn *c = rille_conn_at(loop, slot);
     if (!c || c->state != state) continue;
-    if (!(c->flags & (RILLE_CONN_SERVED | RILLE_CONN_CLOSING))) continue; /* the script's own */
+    if (!rille_conn_holds_up(c)) continue; /* the script's own */
     left++;
     if (!(c->flags & RILLE_CONN_BUSY) && rille_conn_may_go(c)) {
       *is_cut = ++moves > MOVES_MAX;

@@ -55,6 +55,14 @@ int rille_conn_append(rille_conn *c, rille_linkbuffer *from);
 /* 1: with so many bytes more its output would be above the high-water mark */
 int rille_conn_is_above(const rille_conn *c, double more);
 
+/* ---- at a stop and a reload ------------------------------------------------------------------------------------ */
+
+/* own 1: one that a script made itself, and that others of its connections need to answer. Although it has an on_request, a stop and a
+ * retiring generation neither wait for it nor end it before all others are over. */
+void rille_conn_own(rille_conn *c, int own);
+/* owes 1: an answer to what it has asked is under way, though no handler runs for it: a stop waits for that. */
+void rille_conn_owe(rille_conn *c, int owes);
+
 /* ---- in a pool ------------------------------------------------------------------------------------------------- */
 
 /* One that a script made itself is given back to a pool. Its output goes out, what was read is released, time-outs and marks are those of

@@ -13,8 +13,11 @@ local rille = require "rille"
 local options = ...
 local json = rille.redis.json
 local client = rille.redis { url = options.redis, timeout = tonumber(options.timeout) }
+local wait = tonumber(options.wait) or 60 -- seconds that a command may take which waits, as BLPOP, and whose client may have left
 local STATUS = { error = 400, timeout = 504, full = 503 } -- 502: the server is not there
 
+local streams = setmetatable({}, { __mode = "k" }) -- subscriptions that are being sent
+rille.on_shutdown(function() for one in pairs(streams) do one:close() end end)
 local allowed = options.allow and {} -- without it: every command
 for name in (options.allow or ""):gmatch "[^,]+" do allowed[name:upper()] = true end
 
@@ -40,6 +43,7 @@ end
 local function stream(res, words)
   local messages, err, message = client:subscribe(unpack(words, 2))
   if not messages then return reply(res, STATUS[err] or 502, "error", message or err) end
+  streams[messages] = true
   res:header("Content-Type", "application/x-ndjson")
   local ok = res:write ""
   while ok do
@@ -69,7 +73,7 @@ return function(req, res)
     if problem then return reply(res, status, "error", problem) end
   end
   if not is_batch and words[1]:upper() == "SUBSCRIBE" and words[2] then return stream(res, words) end
-  if not is_batch then return answer(res, pcall(client.call, client, unpack(words))) end
+  if not is_batch then return answer(res, pcall(rille.with_timeout, wait, client.call, client, unpack(words))) end
   return answer(res, pcall(client.pipeline, client, function(p)
     for _, one in ipairs(words) do p:call(unpack(one)) end
   end))

@@ -88,6 +88,24 @@ describe("rille.redis in a cluster", function()
     ]]
   end)
 
+  it("follows MOVED with commands that wait, and with transactions", function()
+    check [[
+      local moved = "-MOVED 12182 127.0.0.1:%d\r\n"
+      node(function(words) if (words[2] or words[1]):find "foo" then return moved:format(port_of(2)) end end)
+      node(function(words)
+        if words[1] == "BLPOP" then return "*2\r\n$3\r\nfoo\r\n$1\r\n2\r\n" end
+        if words[1] == "EXEC" then return "*1\r\n$1\r\n2\r\n" end
+      end)
+      map = { { 0, 16383, 1 } }
+      local r, calls = client(), 0
+      equal(r:blpop("foo", 1)[2], "2")
+      r.nodes.slots[12182] = r.nodes.slots[0] -- as if it had not heard
+      local done = assert(r:transaction(function(t) calls = calls + 1 t:set("foo", 1) end, "foo"))
+      equal(done[1], "2") equal(calls, 1)
+      r:close()
+    ]]
+  end)
+
   it("follows ASK for one command, with ASKING in front", function()
     check [[
       node(function() return ("-ASK 12182 127.0.0.1:%d\r\n"):format(port_of(2)) end)

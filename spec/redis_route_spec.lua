@@ -244,6 +244,18 @@ describe("routes of Redis commands", function()
     buffer:close()
   end)
 
+  it("look at another buffer anew, however far that one has come", function()
+    local decoder = ffi.gc(C.rille_decoder_new(codec.resp { max = 100 }._p), C.rille_decoder_free)
+    for _, text in ipairs { "$-1\r\n", "$3\r\nabc\r\n", "+OK\r\n:1\r\n", ":5\r\n" } do
+      local buffer = LinkBuffer.new() -- as a loop's, which lends them to connections as long as there are bytes
+      buffer:write(text)
+      buffer:flush()
+      assert.is_true(C.rille_redis_take_values(decoder, buffer, 5, scratch) > 0)
+      assert.equal(text, ffi.string(scratch[0].base_, scratch[0].size_))
+      buffer:close()
+    end
+  end)
+
   it("refuse what is none", function()
     local keys = ffi.new("rille_redis_keys", { first = 1, last = 1, step = 1 })
     assert.equal(C.RILLE_ERR_EXISTS, C.rille_redis_route_add(route, "GET", 3, keys))

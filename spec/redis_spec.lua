@@ -226,6 +226,24 @@ describe("rille.redis", function()
     ]], redis.start().url)
   end)
 
+  it("lets go of slices that nobody gets", function()
+    check [[
+      local ends = false
+      local l, url = fake(function(c, words)
+        if words[2] == "a" then return c:write "$5\r\nhello\r\n*2\r\n$1\r\na\r\n" end
+        if ends then c:close() end
+      end, { codec = { "resp", strings = true } })
+      for _ = 1, 2 do
+        local r = rille.redis { url = url, slices = true, protocol = 2, timeout = 0.1 }
+        fails(ends and "closed" or "timeout", r:pipeline(function(p) p:get "a" p:get "b" end))
+        r:close()
+        ends = true
+      end
+      l:close()
+      collectgarbage() collectgarbage()
+    ]]
+  end)
+
   it("times out by the call, and goes on", function()
     check [[
       local held = {}
@@ -329,6 +347,79 @@ describe("rille.redis", function()
         local v = assert(r:get "k")
         assert(v[1] == "hello" and v[2] == 12 and v[3].a == 1.5 and v[4] == null, at)
       end
+      r:close() l:close()
+    ]]
+  end)
+
+  it("answers what is under way when it is closed, and keeps nothing", function()
+    local real = redis.start()
+    check([[
+      local held, seen = nil, 0
+      local l, url = fake(function(c) held, seen = c, seen + 1 end, { codec = { "resp", strings = true } })
+      local r = rille.redis { url = url, protocol = 2, timeout = 2 }
+      local tasks = { rille.spawn(r.get, r, "k"), rille.spawn(r.call_within, r, 0.05, "GET", "k"), rille.spawn(r.get, r, "k") }
+      while seen < 3 do rille.yield() end
+      r:close()
+      fails("closed", r:get "k")
+      fails("timeout", tasks[2]:join())
+      held:write "+1\r\n+2\r\n+3\r\n"
+      equal(tasks[1]:join(), "1") equal(tasks[3]:join(), "3")
+
+      -- nobody waits any more
+      r = rille.redis { url = url, protocol = 2, timeout = 0.05 }
+      tasks[1] = rille.spawn(r.get, r, "k")
+      while r:stats().pending < 1 do rille.yield() end
+      r:close()
+      fails("timeout", tasks[1]:join())
+
+      -- while it is being opened
+      held, seen = nil, 0
+      r = rille.redis { url = url:gsub("//", "//:secret@"), protocol = 2, timeout = 2 }
+      tasks = { rille.spawn(r.get, r, "k"), rille.spawn(r.get, r, "k") }
+      while not held do rille.yield() end
+      r:close()
+      held:write "+OK\r\n"
+      while seen < 3 do rille.yield() end
+      held:write "+1\r\n+2\r\n"
+      equal(tasks[1]:join() .. tasks[2]:join(), "12")
+      while l:stats().connections > 0 do rille.yield() end
+      l:close()
+
+      r = rille.redis(redis_url)
+      local sub = assert(r:subscribe "a")
+      r:close()
+      fails("closed", sub:next(2))
+      while r:stats().exclusive > 0 do rille.yield() end
+    ]], real.url)
+  end)
+
+  it("lets no command spoil a connection for others", function()
+    check([[
+      local r = rille.redis { url = redis_url, max_exclusive = 1 }
+      r:set("k", "v")
+      for _, name in ipairs { "REPLCONF", "MONITOR", "SYNC", "READONLY" } do
+        raises(name .. " is not for a shared connection", r.call, r, name, "x")
+      end
+      raises("CLIENT is not for a shared connection", r.client, r, "reply", "off")
+      raises("SCRIPT is not for a shared connection", r.call, r, "script", "debug", "yes")
+      raises("SELECT is not for a shared connection", r.transaction, r, function(t) t.now:select(3) end)
+      raises("REPLCONF is not for a shared connection", r.transaction, r, function(t) t.now:call("REPLCONF", "ACK", 1) end)
+      equal(r:transaction(function(t) t:get "k" end)[1], "v")
+      equal(r:get "k", "v")
+    ]], redis.start().url)
+  end)
+
+  it("gives a greeting its time, and no more", function()
+    check [[
+      local l, url = fake(function(c)
+        rille.sleep(0.2)
+        c:write "+OK\r\n"
+      end, { codec = { "resp", strings = true } })
+      url = url:gsub("//", "//:secret@") .. "/3"
+      -- AUTH, CLIENT SETNAME, SELECT
+      fails("timeout", rille.redis { url = url, name = "spec", protocol = 2, connect_timeout = 0.55 }:get "k")
+      local r = rille.redis { url = url, name = "spec", protocol = 2, connect_timeout = 10 }
+      equal(r:get "k", "OK")
       r:close() l:close()
     ]]
   end)

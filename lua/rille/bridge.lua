@@ -251,6 +251,7 @@ function M.aside()
   for _, self in pairs(groups) do
     for _, bridge in pairs(self.by_channel) do C.rille_bridge_offer(bridge.p) end
     self.late_at = state.clock.now + LATE
+    self.link:hold()
     timer.after(TICK, function() rest(self) end)
   end
 end

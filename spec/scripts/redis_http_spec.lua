@@ -65,6 +65,54 @@ describe("scripts/redis_http.lua", function()
     is('403 {"error":"this command is not allowed"}', "GET", "/SUBSCRIBE/a")
   end)
 
+  it("keeps connections usable for all, whatever one says", function()
+    start(redis.start().url, "timeout=2")
+    is('200 {"result":"OK"}', "GET", "/SET/k/v")
+    for _, target in ipairs { "/REPLCONF/ACK/1", "/replconf/getack/*", "/CLIENT/REPLY/OFF", "/CLIENT/REPLY/SKIP", "/SCRIPT/DEBUG/YES",
+        "/QUIT", "/MONITOR", "/RESET", "/PSYNC/x/-1", "/HELLO/2", "/SSUBSCRIBE/x", "/UNSUBSCRIBE" } do
+      assert.equal(400, (ask("GET", target)), target)
+      is('200 {"result":"v"}', "GET", "/GET/k")
+    end
+    for _, target in ipairs { "/DEBUG/PROTOCOL/push", "/DEBUG/PROTOCOL/attrib", "/CLIENT/TRACKING/ON", "/BLPOP/none/0.01" } do
+      assert.equal(200, (ask("GET", target)), target)
+      is('200 {"result":"v"}', "GET", "/GET/k")
+    end
+  end)
+
+  it("does not let commands wait for ever, whoever has left", function()
+    local real = redis.start()
+    start(real.url, "wait=0.2")
+    is('504 {"error":"timeout"}', "GET", "/BLPOP/none/0")
+    for _ = 1, 40 do
+      local gone = s:connect()
+      gone:send(http.get "/BLPOP/none/0")
+      gone:shutdown_write()
+      gone:close()
+    end
+    is('200 {"result":null}', "GET", "/BLPOP/none/0.01")
+  end)
+
+  it("answers what is under way when it is stopped, and ends streams", function()
+    local real = redis.start()
+    start(real.url)
+    local reader, idle = s:connect(), s:connect()
+    reader:send(http.get "/SUBSCRIBE/news")
+    assert.equal(200, http.head(reader).status)
+    assert.equal(200, http.ask(idle, http.request("GET", "/SET/k/v")).status)
+    real.process:signal "STOP"
+    c:send(http.get "/GET/k")
+    s:signal "TERM"
+    assert.same({ "", "closed" }, { idle:receive_all() })
+    assert.equal("0\r\n\r\n", reader:receive_all())
+    real.process:signal "CONT"
+    local answer = http.answer(c)
+    assert.equal(200, answer.status)
+    assert.equal('{"result":"v"}\n', answer.body)
+    assert.equal(0, s:wait_exit(10))
+    s:check_end()
+    s:forget()
+  end)
+
   it("streams messages, and forgets who has left", function()
     local real = redis.start()
     start(real.url)

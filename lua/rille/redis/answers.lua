@@ -7,6 +7,7 @@ local Slice = require "rille.slice"
 local task = require "rille.task"
 
 local conn_write, conn_write_slice, is_above = C.rille_conn_write, C.rille_conn_write_slice, C.rille_conn_is_above
+local conn_owe = C.rille_conn_owe
 local is_slice, new_slice = Slice.is, Slice.new_from
 
 local POOL_MAX = 10000
@@ -15,6 +16,17 @@ local COPY_MAX = 4096 -- bytes; a slice would keep its whole block
 local answers = {}
 
 local pool, pooled = {}, 0
+
+-- While a client waits for answers, a stop waits for them too.
+local function owe(client, owes)
+  local p = client.conn._p
+  if p then return conn_owe(p, owes) end
+end
+
+local function begin(client, entry)
+  client.head = entry
+  return owe(client, 1)
+end
 
 -- An entry at the end of a client's list, for `count` commands under way, of which `left` replies are to come. client: false for parts
 -- of a command that is put together.
@@ -30,7 +42,7 @@ function answers.add(client, count, left)
   if client then
     entry.client = client
     client.pending = client.pending + count
-    if client.tail then client.tail.next = entry else client.head = entry end
+    if client.tail then client.tail.next = entry else begin(client, entry) end
     client.tail = entry
   end
   return entry
@@ -91,7 +103,10 @@ local function advance(client, entry)
   local following = entry.next
   client.pending = client.pending - entry.count
   client.head = following
-  if not following then client.tail = false end
+  if not following then
+    client.tail = false
+    owe(client, 0)
+  end
   recycle(entry)
   if client.waiters then wake_waiters(client) end
   if not following then return end

@@ -11,6 +11,7 @@ local errors = require "rille.errors"
 local log = require "rille.log"
 local state = require "rille.state"
 local task = require "rille.task"
+local timer = require "rille.timer"
 local wire = require "rille.redis.wire"
 
 local take_values, write_slice, conn_input = C.rille_redis_take_values, C.rille_conn_write_slice, C.rille_conn_input
@@ -18,6 +19,7 @@ local new_slice = Slice.new_from
 local add, finish, give, say = answers.add, answers.finish, answers.give, answers.say
 
 local FIRST_PAUSE, LAST_PAUSE = 0.05, 5
+local SOON = 0.001 -- seconds
 
 local scratch = ffi.new("rille_slice[1]")
 
@@ -27,7 +29,7 @@ local M = {}
 function M.new(address, name, options)
   return {
     address = address, name = name, options = options, conn = false, decoder = false, head = false, tail = false, opening = false,
-    pause = 0, again_at = 0, problem = false, failures = 0,
+    pause = 0, again_at = 0, problem = false, failures = 0, is_watched = false,
   }
 end
 
@@ -152,8 +154,23 @@ end
 
 -- ---- commands --------------------------------------------------------------------------------------------------
 
+-- When the oldest command has waited too long, all that wait are given up. It is no timer of `every`: those rest while another generation
+-- serves, and clients of this one are still here.
+local function watch(self, seconds)
+  self.is_watched = true
+  timer.after(seconds, function()
+    self.is_watched = false
+    if not self.head then return end
+    local left = self.head.at + self.options.timeout - state.clock.now
+    if left > 0 then return watch(self, math.max(left, SOON)) end
+    self.problem = "timeout"
+    return self.conn:abort()
+  end)
+end
+
 local function append(self, entry)
   entry.at = state.clock.now
+  if not self.is_watched then watch(self, self.options.timeout) end
   local tail = self.tail
   if tail then tail.after = entry else self.head = entry end
   self.tail = entry
@@ -195,14 +212,6 @@ function M.send_part(self, whole, index, bytes)
   local code = C.rille_conn_write(self.conn._p, bytes, #bytes)
   append(self, entry)
   if code ~= 0 then wait(self, code) end
-end
-
--- Its oldest command has waited so long: it is given up, with all that wait.
-function M.check(self, seconds)
-  if self.head and state.clock.now - self.head.at > seconds and self.conn then
-    self.problem = "timeout"
-    self.conn:abort()
-  end
 end
 
 function M.close(self)

@@ -23,7 +23,8 @@ Single.__index = Single
 function M.single(node) return setmetatable({ node = node }, Single) end
 
 function Single:of() return self.node end
-function Single:exchange(_, bytes, timeout) return self.node:exchange(bytes, 1, timeout) end
+function Single:exchange(_, bytes, timeout, way) return self.node[way](self.node, bytes, 1, timeout) end
+function Single:transact(_, fn) return select(2, fn(self.node)) end
 function Single:rest() return self.node:rest() end
 function Single:close() return self.node:close() end
 function Single:count(into) return self.node:count(into) end
@@ -141,7 +142,7 @@ end
 
 local Failed = {} -- stands for a server that was not found
 Failed.__index = Failed
-for _, name in ipairs { "alone", "exchange", "dedicate" } do
+for _, name in ipairs { "alone", "exchange", "exchange_alone", "dedicate" } do
   Failed[name] = function(self) return nil, self.err, self.message end
 end
 
@@ -150,7 +151,8 @@ function Cluster:for_key(key)
   return node or setmetatable({ err = err, message = message }, Failed)
 end
 
-function Cluster:of(words)
+-- The key that decides.
+local function key_of(words)
   local name = words[1]:upper()
   local key = commands.first_key(name, words)
   if not key and (commands.blocking[name] or name == "SSUBSCRIBE") then
@@ -161,8 +163,10 @@ function Cluster:of(words)
       end
     end
   end
-  return self:for_key(key)
+  return key
 end
+
+function Cluster:of(words) return self:for_key(key_of(words)) end
 
 -- Where a redirection points: its kind, the server.
 local function target_of(self, message)
@@ -176,8 +180,9 @@ local function target_of(self, message)
   return kind, node
 end
 
--- A reply, and if it is a redirection those that follow from it. A list of one value; nil, err, message.
-local function follow(self, replies, bytes, timeout)
+-- A reply, and if it is a redirection those that follow from it. way: "exchange" or "exchange_alone", of Server. A list of one value; nil,
+-- err, message.
+local function follow(self, replies, bytes, timeout, way)
   for _ = 1, REDIRECTS_MAX do
     local message = wire.error_of(replies[1])
     local kind, node = nil, nil
@@ -185,28 +190,34 @@ local function follow(self, replies, bytes, timeout)
     if not kind then return replies end
     local err, text
     if kind == "ASK" then
-      replies, err, text = node:exchange(encode { "ASKING" } .. bytes, 2, timeout)
+      replies, err, text = node[way](node, encode { "ASKING" } .. bytes, 2, timeout)
       if replies then replies = { replies[2] } end
     else
-      replies, err, text = node:exchange(bytes, 1, timeout)
+      replies, err, text = node[way](node, bytes, 1, timeout)
     end
     if not replies then return nil, err, text end
   end
   return replies
 end
 
-function Cluster:exchange(words, bytes, timeout)
-  local node, err, message = node_of(self, nil), nil, nil
-  local key = commands.first_key(words[1]:upper(), words)
-  if key then node, err, message = node_of(self, C.rille_redis_slot(key, #key)) end
-  if not node then return nil, err or "unavailable", message end
-  local replies
-  replies, err, message = node:exchange(bytes, 1, timeout)
+function Cluster:exchange(words, bytes, timeout, way)
+  local node = self:of(words)
+  local replies, err, message = node[way](node, bytes, 1, timeout)
   if not replies then
     refresh_soon(self) -- it may be gone
     return nil, err, message
   end
-  return follow(self, replies, bytes, timeout)
+  return follow(self, replies, bytes, timeout, way)
+end
+
+-- fn(server of the key) returns whether the transaction has begun, and what it returned. Once it has, what was moved is told: it is the
+-- caller's to try again.
+function Cluster:transact(key, fn)
+  for tries = 1, REDIRECTS_MAX do
+    local is_begun, values, err, message = fn(self:for_key(key))
+    local kind = err == "error" and message and target_of(self, message)
+    if kind ~= "MOVED" or is_begun or tries == REDIRECTS_MAX then return values, err, message end
+  end
 end
 
 -- Commands by server, each server's in one write; what is redirected goes again by itself.
@@ -231,7 +242,7 @@ function Cluster:batch(list, timeout)
       if not replies then return nil, err, message end
       for at, i in ipairs(groups[node]) do
         local one
-        one, err, message = follow(self, { replies[at] }, parts[at], timeout)
+        one, err, message = follow(self, { replies[at] }, parts[at], timeout, "exchange")
         if not one then return nil, err, message end
         results[i] = one[1]
       end

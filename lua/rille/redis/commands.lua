@@ -37,12 +37,17 @@ local function set(names)
   return out
 end
 
--- Those that keep a connection to themselves: it waits, or is in a state that is the caller's.
+-- Those that keep a connection to themselves: it waits, or is in a state that is the caller's, or they have no reply (REPLCONF ACK).
 commands.blocking = set [[
   BLMOVE BLMPOP BLPOP BRPOP BRPOPLPUSH BZMPOP BZPOPMAX BZPOPMIN WAIT WAITAOF XREAD XREADGROUP]]
 commands.stateful = set [[
-  ASKING AUTH CLIENT DISCARD EXEC HELLO MONITOR MULTI PSUBSCRIBE PSYNC PUNSUBSCRIBE QUIT READONLY READWRITE RESET SELECT SSUBSCRIBE
-  SUBSCRIBE SUNSUBSCRIBE SYNC UNSUBSCRIBE UNWATCH WATCH]]
+  ASKING AUTH CLIENT|REPLY DISCARD EXEC HELLO MONITOR MULTI PSUBSCRIBE PSYNC PUNSUBSCRIBE QUIT READONLY READWRITE REPLCONF RESET
+  SCRIPT|DEBUG SELECT SSUBSCRIBE SUBSCRIBE SUNSUBSCRIBE SYNC UNSUBSCRIBE UNWATCH WATCH]]
+
+function commands.is_stateful(name, words)
+  if commands.stateful[name] then return true end
+  return words[2] ~= nil and commands.stateful[name .. "|" .. words[2]:upper()] or false
+end
 
 -- The first key among the words of a command (the name being the first of them); nil: it has none, or none that can be found.
 function commands.first_key(name, words)

@@ -15,9 +15,26 @@ local M = {}
 
 -- ---- replies ---------------------------------------------------------------------------------------------------
 
+-- It is to be closed: that is done when nobody waits for a reply any more.
+local function settle(self)
+  for i = self.first, self.last do
+    if not self.waiting[i].is_gone then return end
+  end
+  if self.last >= self.first then return self.conn:abort() end -- what is still to come is for nobody
+  return self.conn:close()
+end
+
+-- Nobody gets the replies that are there already.
+local function drop_replies(entry)
+  if entry.connection.keeps_slices then wire.release(entry.replies) end
+  entry.replies, entry.count = {}, 0
+end
+
 -- Whoever waited has gone: its replies are dropped when they come.
 local function abandon(entry)
   entry.is_gone = true
+  drop_replies(entry)
+  if entry.connection.is_closing then return settle(entry.connection) end
 end
 
 local function take(self, value)
@@ -34,6 +51,7 @@ local function take(self, value)
   self.waiting[self.first] = nil
   self.first = self.first + 1
   if entry.is_parked and not entry.is_gone then task.wake(entry.fiber, true) end
+  if self.is_closing then return settle(self) end
 end
 
 local function fail_all(self, err)
@@ -54,8 +72,11 @@ end
 -- A list of values; or nil, err: "timeout" (the replies are dropped when they come), "full", or what ended the connection.
 function Connection:exchange(bytes, count, timeout)
   if not self.is_open then return nil, self.err end
+  if self.is_closing then return nil, "closed" end
   if self.pending + count > self.max_pending then return nil, "full" end
-  local entry = { fiber = task.current(), left = count, count = 0, replies = {}, err = nil, is_gone = false, is_parked = false }
+  local entry = {
+    fiber = task.current(), connection = self, left = count, count = 0, replies = {}, err = nil, is_gone = false, is_parked = false,
+  }
   self.last = self.last + 1
   self.waiting[self.last] = entry
   self.pending = self.pending + count
@@ -70,12 +91,18 @@ function Connection:exchange(bytes, count, timeout)
     ok, err = timer.park(timeout, abandon, entry)
     if not ok then return nil, err end
   end
-  if entry.left > 0 then return nil, entry.err or "closed" end
+  if entry.left > 0 then
+    drop_replies(entry)
+    return nil, entry.err or "closed"
+  end
   return entry.replies
 end
 
+-- When what is under way is answered; it takes no more.
 function Connection:close()
-  self.conn:close()
+  if not self.is_open or self.is_closing then return end
+  self.is_closing = true
+  return settle(self)
 end
 
 function Connection:abort()
@@ -86,8 +113,8 @@ end
 -- on_end(err): it is over.
 function M.new(conn, options, on_value, on_end)
   local self = setmetatable({
-    conn = conn, waiting = {}, first = 1, last = 0, pending = 0, max_pending = options.max_pending, is_open = true, err = nil,
-    keeps_slices = options.slices or false, on_end = on_end or false,
+    conn = conn, waiting = {}, first = 1, last = 0, pending = 0, max_pending = options.max_pending, is_open = true,
+    is_closing = false, err = nil,    keeps_slices = options.slices or false, on_end = on_end or false,
   }, Connection)
   local function receive(_, value)
     if on_value then return on_value(value) end

@@ -31,9 +31,7 @@ local INSTEAD = {
 local function check(words)
   local name = words[1]:upper()
   if INSTEAD[name] then misuse("redis: %s is not for a shared connection: use %s", name, INSTEAD[name]) end
-  if commands.stateful[name] and (name ~= "CLIENT" or (words[2] or ""):upper() == "REPLY") then
-    misuse("redis: %s is not for a shared connection", name)
-  end
+  if commands.is_stateful(name, words) then misuse("redis: %s is not for a shared connection", name) end
   return name
 end
 
@@ -60,16 +58,11 @@ local function patience(self, name, words)
   return seconds > 0 and self.options.timeout and seconds + self.options.timeout or nil
 end
 
-local function exchange_alone(one, bytes, count, timeout)
-  local replies, err, message = one:exchange(bytes, count, timeout)
-  return replies ~= nil, replies, err, message
-end
-
 local function attempt(self, name, words, bytes, timeout)
   if commands.blocking[name] then
-    return self.nodes:of(words):alone(exchange_alone, bytes, 1, timeout or patience(self, name, words))
+    return self.nodes:exchange(words, bytes, timeout or patience(self, name, words), "exchange_alone")
   end
-  return self.nodes:exchange(words, bytes, timeout or self.options.timeout)
+  return self.nodes:exchange(words, bytes, timeout or self.options.timeout, "exchange")
 end
 
 local function lost(err) return err == "closed" or err == "reset" end
@@ -130,8 +123,15 @@ function Client:transaction(fn, ...)
   need_task "transaction"
   if type(fn) ~= "function" then misuse("bad argument #1 to 'transaction' (function expected, got %s)", type(fn)) end
   local watched = wire.words("WATCH", ...)
-  local node = self.options.cluster and self.nodes:for_key(watched[2]) or self.nodes:of(watched)
-  return node:alone(transaction.run, self.options, watched, setmetatable({ list = {} }, Batch), fn)
+  local t, is_begun = setmetatable({ list = {} }, Batch), false
+  local function begin(given)
+    is_begun = true
+    return fn(given)
+  end
+  return self.nodes:transact(watched[2], function(node)
+    local values, err, message = node:alone(transaction.run, self.options, watched, t, begin, check)
+    return is_begun, values, err, message
+  end)
 end
 
 -- A function of a Lua script: script(keys, arguments), two lists. It is sent by its digest, and in full where the server does not know it.
@@ -140,6 +140,7 @@ function Client:script(text)
   local digest
   return function(keys, arguments)
     keys, arguments = keys or {}, arguments or {}
+    if type(keys) ~= "table" or type(arguments) ~= "table" then misuse "redis: a script takes two lists: keys, arguments" end
     local words = { #keys }
     for _, one in ipairs(keys) do words[#words + 1] = one end
     for _, one in ipairs(arguments) do words[#words + 1] = one end
@@ -163,16 +164,24 @@ for name, kind in pairs { subscribe = "SUBSCRIBE", psubscribe = "PSUBSCRIBE", ss
     need_task(name)
     local words = wire.words(kind, ...)
     if #words == 1 then misuse("redis: %s takes names of channels", name) end
-    return pubsub.open(function() return self.nodes:of(kind == "SSUBSCRIBE" and words or { kind }) end, self.options, words)
+    return pubsub.open(function() return self.nodes:of(kind == "SSUBSCRIBE" and words or { kind }) end, self.options, words,
+      self.subscriptions)
   end
+end
+
+local function listed(set)
+  local list = {}
+  for one in pairs(set) do list[#list + 1] = one end
+  return list
 end
 
 -- ---- the rest --------------------------------------------------------------------------------------------------
 
--- No further command; those under way are answered.
+-- No further command or message; those under way are answered.
 function Client:close()
   self.is_closed = true
   self.nodes:close()
+  for _, one in ipairs(listed(self.subscriptions)) do one:close() end
 end
 
 -- { connections =, pending =, exclusive =, idle = }
@@ -199,7 +208,7 @@ function redis.new(given)
   state.need_loop "redis"
   local checked = options.check(given)
   local nodes = checked.cluster and cluster.new(checked) or cluster.single(server.new(checked.addresses[1], checked))
-  return setmetatable({ options = checked, nodes = nodes, is_closed = false }, metatable)
+  return setmetatable({ options = checked, nodes = nodes, is_closed = false, subscriptions = {} }, metatable)
 end
 
 -- on_connect, on_request and so on of a proxy; see shard.lua.

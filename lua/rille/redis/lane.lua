@@ -4,6 +4,7 @@
 local connection = require "rille.redis.connection"
 local state = require "rille.state"
 local task = require "rille.task"
+local timer = require "rille.timer"
 local wire = require "rille.redis.wire"
 
 local FIRST_PAUSE, LAST_PAUSE = 0.05, 5
@@ -15,7 +16,7 @@ local M = {}
 
 function M.new(address, options)
   return setmetatable({ address = address, options = options, current = false, waiting = false, pause = 0, again_at = 0,
-    err = false, message = false }, Lane)
+    err = false, message = false, is_closed = false }, Lane)
 end
 
 local function remove(arg)
@@ -43,6 +44,7 @@ local function open(self)
   end
   self.pause, self.again_at = 0, 0
   self.current = connection.new(conn, self.options)
+  if self.is_closed then timer.after(0, function() self:close() end) end -- those who waited for it say theirs before
 end
 
 -- The connection; parks while it is being made. nil, err, message: it cannot be, or could not a moment ago.
@@ -66,7 +68,16 @@ function Lane:get()
   end
 end
 
+-- End the connection if nobody waits on it; whoever wants one again gets another.
+function Lane:rest()
+  if not self.current or self.current.pending > 0 then return end
+  self.current:close()
+  self.current = false
+end
+
+-- For good.
 function Lane:close()
+  self.is_closed = true
   if self.current then self.current:close() end
   self.current = false
 end

@@ -1,6 +1,7 @@
 -- link: a connection to a server that only listens to what that one says by itself: opened again, after pauses that grow, when it was lost,
 -- and asked for a sign of life, so that a server which has vanished is noticed.
 
+local C = require "rille.core"
 local connection = require "rille.redis.connection"
 local state = require "rille.state"
 local wire = require "rille.redis.wire"
@@ -69,6 +70,12 @@ end
 
 function Link:say(words)
   if self.one then return self.one.conn:write(wire.encode(words)) end
+end
+
+-- From here on the generation does not end before this connection has.
+function Link:hold()
+  local p = self.one and self.one.conn._p
+  if p then C.rille_conn_own(p, 0) end
 end
 
 function Link:abort()

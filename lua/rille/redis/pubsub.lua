@@ -84,14 +84,16 @@ Subscription.__call = function(self) return self:next() end
 function Subscription:close()
   if self.is_closed then return end
   self.is_closed = true
+  self.group[self] = nil
   if self.one then self.one:close() end
   self.queue:close()
 end
 
--- find(): the server to ask.
-function M.open(find, options, words)
-  local self = setmetatable({ find = find, words = words, queue = channel(options.max_queue), one = nil, is_closed = false,
-    reconnects = false, losses = 0, err = nil, message = nil }, Subscription)
+-- find(): the server to ask. group: the set of subscriptions that it is in until it is closed.
+function M.open(find, options, words, group)
+  local self = setmetatable({ find = find, words = words, group = group, queue = channel(options.max_queue), one = nil,
+    is_closed = false, reconnects = false, losses = 0, err = nil, message = nil }, Subscription)
+  group[self] = true
   local ok, err, message = connect(self)
   if ok then return self end
   self:close()

@@ -68,6 +68,16 @@ function Server:alone(fn, ...)
   return finish(self, one, pcall(fn, one, ...))
 end
 
+local function exchange(one, bytes, count, timeout)
+  local replies, err = one:exchange(bytes, count, timeout)
+  return replies ~= nil, replies, err
+end
+
+-- What exchange does, on a connection that nobody else uses.
+function Server:exchange_alone(bytes, count, timeout)
+  return self:alone(exchange, bytes, count, timeout)
+end
+
 -- A connection of the caller's own, which counts until its end. on_value, on_end: as of connection.new.
 function Server:dedicate(on_value, on_end)
   if self.is_closed then return nil, "closed" end
@@ -86,9 +96,7 @@ end
 
 -- End connections that nobody waits on; the next command opens one again.
 function Server:rest()
-  for _, one in ipairs(self.lanes) do
-    if one.current and one.current.pending == 0 then one:close() end
-  end
+  for _, one in ipairs(self.lanes) do one:rest() end
   for _, one in ipairs(self.idle) do one:close() end
   self.idle = {}
 end

@@ -13,7 +13,6 @@ local commands = require "rille.redis.commands"
 local conn_write = require "rille.conn_write"
 local misuse = require "rille.misuse"
 local split = require "rille.redis.split"
-local timer = require "rille.timer"
 local units = require "rille.config.units"
 local url = require "rille.redis.url"
 local wire = require "rille.redis.wire"
@@ -97,12 +96,6 @@ function Proxy:backend_of(client, key)
   end
 end
 
-local function check_all(self, seconds)
-  for _, lanes in ipairs(self.shards) do
-    for _, one in ipairs(lanes) do backend.check(one, seconds) end
-  end
-end
-
 -- ---- clients ---------------------------------------------------------------------------------------------------
 
 local PROBLEMS = {
@@ -172,7 +165,6 @@ function M.new(given)
     for k = 1, options.connections do lanes[k] = backend.new(address, ("shard %d (%s)"):format(i, address.text), options) end
     self.shards[i] = lanes
   end
-  timer.every(options.timeout / 4, function() check_all(self, options.timeout) end)
   return {
     on_connect = function(conn) return self:connect(conn) end,
     on_request = serve,

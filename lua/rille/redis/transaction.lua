@@ -6,11 +6,12 @@ local wire = require "rille.redis.wire"
 local M = {}
 
 -- t.now:get("k"), t.now:call("GET", "k"): carried out at once, before MULTI.
-local function now_of(one, timeout)
+local function now_of(one, timeout, check)
   return setmetatable({}, {
     __index = function(_, key)
       return function(_, ...)
         local words = key == "call" and wire.words(...) or wire.words(key:upper(), ...)
+        check(words)
         local replies, err = one:exchange(wire.encode(words), 1, timeout)
         if not replies then return nil, err end
         return wire.result(replies[1])
@@ -50,9 +51,10 @@ end
 
 -- For Server:alone. fn(t) says commands by t's methods; false takes everything back. A list of values; nil: a watched key has changed;
 -- nil, err, message.
-function M.run(one, options, watched, t, fn)
+-- check(words) raises for a command that others of this connection must not find carried out.
+function M.run(one, options, watched, t, fn, check)
   local timeout = options.timeout
-  rawset(t, "now", now_of(one, timeout))
+  rawset(t, "now", now_of(one, timeout, check))
   if #watched > 1 then
     local ok, err, message = say(one, timeout, unpack(watched))
     if not ok then return err == "error", nil, err, message end

@@ -1,14 +1,19 @@
 -- wire: commands as bytes, replies as values, and what is said first on a connection.
 
+local C = require "rille.core"
 local Slice = require "rille.slice"
 local codec = require "rille.codec"
 local dial = require "rille.dial"
 local misuse = require "rille.misuse"
+local state = require "rille.state"
 
 local resp = codec.resp
 local floor, tostring, type, concat = math.floor, tostring, type, table.concat
 
 local DEPTH = 32
+-- Whoever only listens would not notice that the server has vanished: seconds of silence, between probes, and how many.
+local ALIVE_IDLE, ALIVE_PAUSE, ALIVE_PROBES = 30, 10, 3
+local SOON = 0.001 -- seconds
 
 local wire = {}
 
@@ -75,11 +80,17 @@ end
 
 -- ---- opening ---------------------------------------------------------------------------------------------------
 
+-- What is said before there is a connection to use, until when: { conn =, replies =, ends_at = }.
+
 -- The next reply; parks. nil, err.
-local function read(conn, replies)
+local function read(self)
+  local conn = self.conn
   while true do
-    local value, err = replies.decode(conn)
+    local value, err = self.replies.decode(conn)
     if value ~= nil or err then return value, err end
+    local left = self.ends_at - state.clock.now
+    if left <= 0 then return nil, "timeout" end
+    conn:set_timeouts { read = left < math.huge and math.max(left, SOON) or 0 }
     local more
     more, err = conn:peek(conn:len() + 1)
     if not more then return nil, err end
@@ -87,11 +98,11 @@ local function read(conn, replies)
 end
 
 -- One command at a time: true; nil, err, message.
-local function say(conn, replies, ...)
-  local ok, err = conn:write(wire.encode(wire.words(...)))
+local function say(self, ...)
+  local ok, err = self.conn:write(wire.encode(wire.words(...)))
   if not ok then return nil, err end
   local value
-  value, err = read(conn, replies)
+  value, err = read(self)
   if value == nil then return nil, err end
   local message = wire.error_of(value)
   if message then return nil, "error", message end
@@ -99,39 +110,43 @@ local function say(conn, replies, ...)
 end
 
 -- HELLO says all at once; servers that do not know it are told in the words of RESP2.
-local function greet(conn, replies, address, options)
+local function greet(self, address, options)
   local ok, hello, err, message
   if options.protocol == 3 then
     local words = { "HELLO", "3" }
     if address.password then words[3], words[4], words[5] = "AUTH", address.user or "default", address.password end
-    hello, err, message = say(conn, replies, unpack(words))
+    hello, err, message = say(self, unpack(words))
     if not hello and not (message and (message:find "^ERR unknown command" or message:find "^NOPROTO")) then return nil, err, message end
   end
   if not hello and address.password then
     if address.user then
-      ok, err, message = say(conn, replies, "AUTH", address.user, address.password)
+      ok, err, message = say(self, "AUTH", address.user, address.password)
     else
-      ok, err, message = say(conn, replies, "AUTH", address.password)
+      ok, err, message = say(self, "AUTH", address.password)
     end
     if not ok then return nil, err, message end
   end
   if options.name then
-    ok, err, message = say(conn, replies, "CLIENT", "SETNAME", options.name)
+    ok, err, message = say(self, "CLIENT", "SETNAME", options.name)
     if not ok then return nil, err, message end
   end
-  if address.db > 0 then return say(conn, replies, "SELECT", address.db) end
+  if address.db > 0 then return say(self, "SELECT", address.db) end
   return true
 end
 
 -- A connection that is ready for commands; parks. nil, err, message.
 function wire.open(address, options)
+  local ends_at = state.clock.now + (options.connect_timeout or math.huge)
   local conn, err, message = dial.dial(address.dial, {
     timeout = options.connect_timeout, max_input = options.max_reply, tls = address.is_tls and options.tls or nil,
   })
   if not conn then return nil, err, message end
-  conn:set_timeouts { read = options.connect_timeout, write = options.timeout or 0 }
+  C.rille_conn_own(conn._p, 1)
+  conn:set_timeouts { write = options.timeout or 0 }
+  conn:set_keepalive(ALIVE_IDLE, ALIVE_PAUSE, ALIVE_PROBES) -- not of a Unix socket
+  local replies = resp { max = math.min(options.max_reply, 65536), strings = true }
   local ok
-  ok, err, message = greet(conn, resp { max = math.min(options.max_reply, 65536), strings = true }, address, options)
+  ok, err, message = greet({ conn = conn, replies = replies, ends_at = ends_at }, address, options)
   if not ok then
     conn:abort()
     return nil, err, ("%s: %s"):format(address.text, message or err)
