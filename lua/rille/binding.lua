@@ -20,8 +20,7 @@ local function check_key(key, name)
 end
 
 local function check_conn(x, name)
-  local metatable = type(x) == "table" and getmetatable(x)
-  if not metatable or metatable.__index ~= conn.Conn then
+  if not conn.is(x) then
     misuse("bad argument #2 to '%s' (a connection of this loop expected, got %s)", name, type(x))
   end
   return x._p
