@@ -389,11 +389,24 @@ void rille_conn_log_bytes(const rille_conn *c, const char *way, const struct iov
 
 size_t rille_conn_peer(const rille_conn *c, char *to, size_t size) { return rille_peer_format(&c->peer, to, size); }
 
+/* An IPv4 client of a listener of both families: as its own address is shown, see peer.c. */
+static void unmap(struct sockaddr_storage *storage, socklen_t *length) {
+  struct sockaddr_in6 six;
+  if (storage->ss_family != AF_INET6) return;
+  memcpy(&six, storage, sizeof six);
+  if (!IN6_IS_ADDR_V4MAPPED(&six.sin6_addr)) return;
+  struct sockaddr_in four = {.sin_family = AF_INET, .sin_port = six.sin6_port};
+  memcpy(&four.sin_addr, &six.sin6_addr.s6_addr[12], sizeof four.sin_addr);
+  memcpy(storage, &four, sizeof four);
+  *length = sizeof four;
+}
+
 size_t rille_conn_local(const rille_conn *c, char *to, size_t size) {
   struct sockaddr_storage storage;
   socklen_t length = sizeof storage;
   rille_address address;
   if (c->fd < 0 || getsockname(c->fd, (struct sockaddr *)&storage, &length) != 0) return 0;
+  unmap(&storage, &length);
   if (rille_address_from_sockaddr(&address, (struct sockaddr *)&storage, length) < 0) return 0;
   return rille_address_format(&address, to, size);
 }

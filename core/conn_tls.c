@@ -12,6 +12,7 @@
 
 #include <openssl/err.h>
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -100,7 +101,7 @@ int rille_conn_starttls(rille_conn *c, rille_tls *tls, const char *name, const c
   enum { BEFORE_MAX = 64 << 10 };
   if (rille_conn_input_len(c) > BEFORE_MAX) return RILLE_ERR_TOO_LARGE;
   if (strlen(name) > RILLE_TLS_NAME_MAX || !(timeout_ms >= 0)) return RILLE_ERR_INVALID;
-  rille_conn_tls *t = begin(c, tls, timeout_ms < (double)INT32_MAX ? (uint32_t)timeout_ms : INT32_MAX);
+  rille_conn_tls *t = begin(c, tls, timeout_ms < (double)INT32_MAX ? (uint32_t)ceil(timeout_ms) : INT32_MAX);
   if (!t) return RILLE_ERR_NO_MEMORY;
   if (!tls->is_server) memcpy(t->name, name, strlen(name) + 1);
   t->key = rille_tls_session_key(tls, name, origin);

@@ -311,18 +311,27 @@ static rille_part *part_of(rille_conn *c) {
 
 static bool is_shaking(const rille_conn *c) { return c->rare->tls && c->rare->tls->is_shaking; }
 
-static int check_way(const rille_conn *from, const rille_conn *to, const rille_way *drain, const rille_way *feed) {
+/* The end of it was passed on, most often by a pump before: the other way may go on alone. */
+static bool is_past(const rille_conn *from, const rille_conn *to) {
+  return from->flags & RILLE_CONN_EOF && rille_conn_input_len(from) == 0 && to->flags & RILLE_CONN_SHUT &&
+         to->fd >= 0 && !(to->flags & (RILLE_CONN_CLOSING | RILLE_CONN_BROKEN));
+}
+
+static int check_way(const rille_conn *from, const rille_conn *to, const rille_way *drain, const rille_way *feed,
+                     bool may_be_past) {
   if (from->is_http || to->is_http || from->flags & RILLE_CONN_READER || drain || feed) return RILLE_ERR_BUSY;
   if (is_shaking(from) || is_shaking(to)) return RILLE_ERR_BUSY;
-  if (from->fd < 0 || from->error || from->flags & RILLE_CONN_CLOSING || !rille_conn_takes_output(to)) {
+  bool is_open = rille_conn_takes_output(to) || (may_be_past && is_past(from, to));
+  if (from->fd < 0 || from->error || from->flags & RILLE_CONN_CLOSING || !is_open) {
     return closed_or(rille_conn_ended(from) ? rille_conn_ended(from) : rille_conn_ended(to));
   }
   return RILLE_OK;
 }
 
 static int begin_way(rille_way *way, rille_pump *pump, rille_conn *from, rille_conn *to, uint64_t left) {
-  *way = (rille_way){
-      .pump = pump, .from = from, .to = to, .pipe = no_pipe, .left = left, .is_read = left == 0, .is_wanted = true};
+  *way = (rille_way){.pump = pump, .from = from, .to = to, .pipe = no_pipe, .left = left, .is_wanted = true};
+  way->is_shut = is_past(from, to);
+  way->is_read = left == 0 || way->is_shut;
   from->rare->part->drain = way;
   to->rare->part->feed = way;
   from->flags |= RILLE_CONN_READER | RILLE_CONN_WOKEN; /* nobody else reads it, and no time-out of reads runs */
@@ -337,8 +346,8 @@ int rille_pump_start(rille_conn *from, rille_conn *to, const rille_pump_options 
   if (from == to || (options->bytes >= 0 && floor(options->bytes) != options->bytes)) return RILLE_ERR_INVALID;
   rille_part *mine = part_of(from), *its = part_of(to);
   if (!mine || !its) return RILLE_ERR_NO_MEMORY;
-  int err = mine->own ? RILLE_ERR_BUSY : check_way(from, to, mine->drain, its->feed);
-  if (!err && options->both) err = check_way(to, from, its->drain, mine->feed);
+  int err = mine->own ? RILLE_ERR_BUSY : check_way(from, to, mine->drain, its->feed, options->both);
+  if (!err && options->both) err = check_way(to, from, its->drain, mine->feed, true);
   if (err) return err;
   rille_pump *pump = calloc(1, sizeof *pump);
   if (!pump) return RILLE_ERR_NO_MEMORY;

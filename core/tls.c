@@ -177,6 +177,12 @@ static bool is_same(const rille_tls *a, const rille_tls *b) {
          (a->identity_size == 0 || memcmp(a->identity, b->identity, a->identity_size) == 0);
 }
 
+static uint64_t now_ms(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+  return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
 /* The list's lock is held while files are read: who asks for the same at that moment waits for them. */
 static bool load_all(rille_tls *t, rille_tls_problem *out) {
   unsigned size = sizeof t->id;
@@ -187,6 +193,7 @@ static bool load_all(rille_tls *t, rille_tls_problem *out) {
   if (t->pool && t->has_ktls)
     return rille_tls_refuse(out, "offload", "excludes ktls: a worker has no socket to give the keys to");
   t->has_ktls = t->has_ktls && rille_tls_kernel_has_it();
+  t->looked_ms = now_ms();
   out->certificate = 1;
   for (rille_tls_certificate *one = t->certificates; one; one = one->next, out->certificate++) {
     one->files[RILLE_TLS_FILE_CA] = t->ca;
@@ -215,16 +222,9 @@ rille_tls *rille_tls_seal(rille_tls *t, rille_tls_problem *out) {
 
 /* ---- choice ---------------------------------------------------------------------------------------------------- */
 
-static uint64_t now_ms(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
-  return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
-
 /* With the lock. What cannot be loaded leaves what was there. */
 static void look_again(rille_tls *t) {
   uint64_t now = now_ms();
-  if (t->looked_ms == 0) t->looked_ms = now;
   if (now - t->looked_ms < RILLE_TLS_LOOK_MS) return;
   t->looked_ms = now;
   for (rille_tls_certificate *one = t->certificates; one; one = one->next) {

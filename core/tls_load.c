@@ -229,14 +229,14 @@ static char *given_names(const rille_tls_certificate *one) {
 bool rille_tls_load(const rille_tls *t, rille_tls_certificate *from, rille_tls_problem *out) {
   rille_tls_stamp stamps[RILLE_TLS_FILES];
   for (int i = 0; i < RILLE_TLS_FILES; i++)
-    look(from->files[i], &stamps[i]); /* what is written now is seen the next time */
+    look(from->files[i], &stamps[i]);          /* what is written now is seen the next time */
+  memcpy(from->stamps, stamps, sizeof stamps); /* the same files are not tried twice, whether they are good or not */
   SSL_CTX *context = rille_tls_context_new(t, out);
   if (!context) return false;
   bool has_one = from->files[RILLE_TLS_FILE_CERTIFICATE];
   if (has_one &&
       !(use_certificate(from, context, out) && use_key(from, context, out) && use_ocsp(from, context, out))) {
     SSL_CTX_free(context);
-    memcpy(from->stamps, stamps, sizeof stamps); /* the same files are not tried twice */
     return false;
   }
   const X509 *leaf = SSL_CTX_get0_certificate(context);
@@ -245,6 +245,5 @@ bool rille_tls_load(const rille_tls *t, rille_tls_certificate *from, rille_tls_p
   if (from->context) SSL_CTX_free(from->context);
   from->names = names;
   from->context = context;
-  memcpy(from->stamps, stamps, sizeof stamps);
   return true;
 }

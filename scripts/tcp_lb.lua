@@ -12,8 +12,9 @@
 local rille = require "rille"
 local options = ...
 
-local balance = options.balance or "least_connections"
-local proxy = tonumber(options.proxy)
+local balance, proxy = options.balance or "least_connections", tonumber(options.proxy)
+assert(options.to or options.names, "servers are missing: to=URL,URL, or names")
+assert(not options.proxy or proxy == 1 or proxy == 2, "proxy is 1 or 2")
 local hello_timeout = tonumber(options.hello_timeout) or 5
 
 local function servers(name, list)
@@ -54,7 +55,9 @@ local function name_of(conn)
 end
 
 local function carry(back, conn)
-  if proxy then back:send_proxy(conn, { version = proxy }) end
+  local ok, err = true, nil
+  if proxy then ok, err = back:send_proxy(conn, { version = proxy }) end
+  if not ok then return nil, err end
   conn:pump(back)
   back:close()
   return true

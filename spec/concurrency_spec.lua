@@ -231,6 +231,24 @@ describe("concurrency", function()
     assert.equal("200", c:receive_line())
   end)
 
+  it("leaves a connection what others are: for keys, topics, rille.select and rille.mux", function()
+    local s = server.start([[
+      local topic = rille.topic "all"
+      return function(conn, frame)
+        assert(rille.bind("key", conn))
+        assert(topic:subscribe(conn))
+        local ready, err = rille.select({ conn }, 0)
+        rille.mux(conn)
+        rille.lookup("key"):send(tostring(ready or err) .. "\n")
+        topic:publish "published\n"
+      end
+    ]], { server = { codec = "line", concurrency = 4 } })
+    local c = s:connect()
+    c:send("go\n")
+    assert.equal("timeout", c:receive_line())
+    assert.equal("published", c:receive_line())
+  end)
+
   it("makes no garbage that piles up", function()
     local s = start(8, true)
     local c = s:connect()

@@ -139,6 +139,73 @@ describe("rille.dial", function()
     ]=]
   end)
 
+  it("has connections in 1024 pools at most", function()
+    check [=[
+      local url = "unix:@rille-pools-" .. folder:gsub("%W", "")
+      local l = listen(nil, url)
+      local held = {}
+      for i = 1, 1024 do held[i] = assert(rille.dial(url, { pool = "pool " .. i })) end
+      equal(fails("full", url, { pool = "another" }), ("cannot dial %s: 1024 addresses are in pools, and all have connections"):format(url))
+      assert(rille.dial(url, { pool = "pool 1" })):close() -- those that there are go on
+      for i = 2, 1024 do held[i]:keep() end
+      fails("full", url, { pool = "another" }) -- idle ones count
+      held[1]:close()
+      local till, c = clock() + 5 * SLOW
+      repeat
+        rille.sleep(0.005)
+        c = rille.dial(url, { pool = "another" })
+      until c or clock() > till
+      assert(c, "the place of a pool without connections is never free")
+      c:close()
+      l:close()
+    ]=]
+  end)
+
+  it("makes no room in its pools at the cost of a connection that is on its way", function()
+    check [=[
+      local d = require("spec.support.dns").serve(function(name, kind)
+        return { delay = 0.2, kind == "A" and { name, "A", 60, "127.0.0.1" } or nil }
+      end)
+      local l = echo()
+      local named = "tcp4://late.test:" .. l:address():match ":(%d+)$"
+      local options = { pool = true, dns = { servers = { d.address }, search = {}, hosts = "" } }
+      local late = rille.spawn(rille.dial, named, options)
+      rille.yield()
+      for i = 1, 1023 do fails("not found", "unix:///nonexistent/" .. i, { pool = true }) end
+      fails("not found", "unix:///nonexistent/another", { pool = true })
+      local c = assert(late:join())
+      local id = c.id
+      exchange(c)
+      assert(c:keep())
+      equal(assert(rille.dial(named, options)).id, id)
+      d.close() l:close()
+    ]=]
+  end)
+
+  it("takes any letters for a scheme", function()
+    check [=[
+      local l = echo()
+      exchange(assert(rille.dial((l:address():gsub("tcp", "Tcp")))))
+      exchange(assert(rille.dial((l:address():gsub("tcp", "TCP4")), { pool = true })))
+      fails("refused", "UNIX:@rille-nobody-" .. folder:sub(-6))
+      equal(fails("not supported", "HTTP://127.0.0.1:1"),
+        "cannot dial http://127.0.0.1:1: http:// is not for dialing: rille.http.client makes requests")
+      l:close()
+    ]=]
+  end)
+
+  it("refuses more than 256 different values of max_input", function()
+    check [=[
+      local l = listen()
+      local url = l:address()
+      for i = 1, 256 do assert(rille.dial(url, { max_input = 1000 + i })):abort() end
+      equal(fails("full", url, { max_input = 1 }), ("cannot dial %s: 256 values of max_input are in use"):format(url))
+      assert(rille.dial(url, { max_input = 1256 })):abort()
+      assert(rille.dial(url)):abort()
+      l:close()
+    ]=]
+  end)
+
   it("names what is wrong with an address", function()
     check [[
       fails("bad address", "foo://127.0.0.1:1") fails("bad address", "127.0.0.1") fails("bad address", "")
@@ -152,7 +219,7 @@ describe("rille.dial", function()
       for _, scheme in ipairs { "https", "wss", "http", "ws" } do
         local message = fails("not supported", scheme .. "://127.0.0.1:1")
         equal(message, ("cannot dial %s://127.0.0.1:1: %s:// is %s"):format(scheme, scheme, scheme:find("^http")
-          and "not for dialing: rille.http.client makes requests" or "not supported: there is no a WebSocket client yet"))
+          and "not for dialing: rille.http.client makes requests" or "not supported: there is no WebSocket client yet"))
       end
       raises("an address expected, got number", rille.dial, 7)
       raises("no option 'timout'", rille.dial, "tcp://127.0.0.1:1", { timout = 1 })
@@ -420,6 +487,30 @@ describe("rille.select", function()
       raises("number 1 is no connection", rille.select, { 7 })
       raises("it would never return", rille.select, {})
       a:close() b:close() e:close() f:close() d:close()
+    ]]
+  end)
+
+  it("leaves the connections of its list alone when the list has changed meanwhile", function()
+    check [[
+      local a, b = rille.pair()
+      local c, d = rille.pair()
+      local list = { a, c }
+      local parked = rille.spawn(rille.select, list, 0.02)
+      rille.yield()
+      list[2] = nil
+      equal(select(2, parked:join()), "timeout")
+      d:send "x"
+      equal(c:read():str(), "x") -- nobody holds it any more
+      list = { a }
+      local reader = rille.spawn(function() return c:read():str() end)
+      parked = rille.spawn(rille.select, list)
+      rille.yield()
+      list[2] = c
+      b:send "y"
+      equal(#assert(parked:join()), 1)
+      d:send "z"
+      equal(rille.with_timeout(5 * SLOW, reader.join, reader), "z") -- it still has its reader
+      a:close() b:close() c:close() d:close()
     ]]
   end)
 

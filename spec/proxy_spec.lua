@@ -5,6 +5,7 @@ local ffi = require "ffi"
 local C = require "rille.core"
 local header = require("rille.conn_proxy").header
 local http = require "spec.support.http"
+local inside = require "spec.support.inside"
 local model = require "spec.support.proxy_model"
 local server = http.server
 
@@ -265,5 +266,24 @@ describe("a server behind a proxy", function()
     local size, said = decode(c:receive(28))
     assert.equal(28, size)
     assert.equal(("inet %d %d"):format(c:port(), s.port), said)
+  end)
+
+  it("is written for a client of IPv4 of a listener for both families", function()
+    inside.check [=[
+      local l = assert(rille.listen("tcp://[::]:0", function(conn)
+        conn:read_line()
+        assert(conn:send_proxy(conn, { version = 1 }))
+        conn:write(conn:local_address() .. "\n")
+        raises("bad argument #2 to 'send_proxy' (a table expected, got number)", conn.send_proxy, conn, conn, 2)
+        conn:close()
+      end))
+      local port = l:address():match ":(%d+)$"
+      local c = assert(rille.dial("tcp://127.0.0.1:" .. port))
+      local own = c:local_address():match ":(%d+)$"
+      c:send "\n"
+      equal(c:read_line():str(), ("PROXY TCP4 127.0.0.1 127.0.0.1 %d %d"):format(own, port))
+      equal(c:read_line():str(), "tcp://127.0.0.1:" .. port)
+      c:close() l:close()
+    ]=]
   end)
 end)

@@ -148,6 +148,24 @@ for name, opts in pairs(WAYS) do
       assert.equal("one two", s:wait_said(2)[2])
     end)
 
+    it("goes on after a silence when one end has come and was passed on", function()
+      local s, a, b = start("{ until_idle = 0.1 }", [[
+        local idle, more, answer = third, conn:pump(other)
+        say("%s %s %s", idle, tostring(more), tostring(answer))
+        say("%s %s", tostring(conn:pump(other)), tostring(select(2, conn:pump(other, { both = false }))))
+        conn:close() other:close()
+      ]], opts, opts.extra)
+      a:send "question"
+      a:shutdown_write()
+      assert.equal("question", b:receive(8))
+      assert.equal("8 0 idle", s:wait_said(1)[1])
+      assert.equal("", b:receive_all())
+      b:send "answer"
+      b:shutdown_write()
+      assert.equal("answer", a:receive(6))
+      assert.same({ "idle 0 6", "0 closed" }, { unpack(s:wait_said(3), 2, 3) })
+    end)
+
     it("gives what is in its hands to the connection when it is cancelled", function()
       local s, a, b = start(nil, nil, opts, (opts.extra or "") .. [[
         on_start = function()

@@ -218,6 +218,22 @@ describe("TLS", function()
       server.net.poll_until(function() return server.read(tls.file "long"):find "two" end, 5)
       assert.matches("one.*two", server.read(tls.file "long"))
     end)
+
+    it("gives its first client what was changed before that came, and says once that ca is bad", function()
+      tls.sh "cp ca.pem trusted.pem"
+      local s = start({ ca = tls.file "trusted.pem", client = "optional" }, { allow_errors = true })
+      tls.certificate("next", "ca", "DNS:localhost")
+      tls.sh "cp next.key site.key; cp next.pem site.pem; sleep 1.1" -- files are looked at once a second
+      assert.equal("next", subject(s, "localhost"))
+      server.write("trusted.pem", "nonsense\n")
+      server.net.poll_until(function()
+        subject(s, "localhost")
+        return s:log():find "the one before is kept: [^\n]*trusted.pem holds no certificate"
+      end, 5)
+      tls.sh "sleep 1.1"
+      assert.equal("next", subject(s, "localhost"))
+      assert.equal(1, s:count_log "the one before is kept")
+    end)
   end)
 
   describe("with certificates of clients", function()

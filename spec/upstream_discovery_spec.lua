@@ -82,6 +82,27 @@ describe("names of upstreams", function()
     ]=]
   end)
 
+  it("have addresses of the family alone that their scheme names", function()
+    check [=[
+      local l = echo()
+      local d = serve_dns(function(name, kind)
+        return { { name, kind, 60, kind == "A" and "127.0.0.1" or "0:0:0:0:0:0:0:1" } }
+      end)
+      local function targets_of(scheme)
+        local up = rille.upstream { targets = { { url = ("%s://both.test:%s"):format(scheme, port(l)), dns = true } }, dial = with_dns(d) }
+        up:with(ask)
+        local list = urls(up)
+        up:close()
+        return list
+      end
+      equal(targets_of "tcp4", "tcp4://127.0.0.1:" .. port(l))
+      equal(targets_of "tcp6", "tcp6://[::1]:" .. port(l))
+      raises("dns: an address of AAAA is none of tcp4://both.test:1", rille.upstream,
+        { targets = { { url = "tcp4://both.test:1", dns = "AAAA" } } })
+      d.close() l:close()
+    ]=]
+  end)
+
   it("say what is wrong when they have never had an address, and recover", function()
     check [=[
       local l = echo()

@@ -127,6 +127,36 @@ describe("rille.upstream with mux", function()
     ]=]
   end)
 
+  it("keeps no connection that comes when nobody calls any more", function()
+    check [=[
+      local d = require("spec.support.dns").serve(function(name, kind)
+        return { delay = 0.2, kind == "A" and { name, "A", 60, "127.0.0.1" } or nil }
+      end)
+      local silent = frames(function() end)
+      local up = upstream { targets = { "tcp4://late.test:" .. silent:match ":(%d+)$" }, retry = { attempts = 1 },
+        dial = { dns = { servers = { d.address }, search = {}, hosts = "" } } }
+      local _, err, message = ask(up, "x", { timeout = 0.02 })
+      equal(err, "timeout") equal(message, nil)
+      up:close()
+      equal(#up:targets(), 1) -- on its way
+      wait_until(function() return #up:targets() == 0 end)
+      d.close()
+    ]=]
+  end)
+
+  it("tries nothing again that could not be written, or had no room", function()
+    check [=[
+      local silent = frames(function() end)
+      local up = upstream { targets = { silent }, mux = { codec = rille.codec.length_field { max = 1000 }, max_in_flight = 1, queue = 1 } }
+      equal(select(2, ask(up, ("x"):rep(2000))), "too large")
+      local stuck = rille.spawn(up.call, up, "x", { timeout = 60 })
+      wait_until(function() return up:targets()[1].in_flight == 1 end)
+      equal(select(2, ask(up, "y", { timeout = 0.02 })), "timeout")
+      equal(up:stats().retries, 0)
+      stuck:cancel()
+    ]=]
+  end)
+
   it("says what is wrong", function()
     check [=[
       local up, plain = upstream { targets = {} }, rille.upstream { targets = {} }

@@ -56,6 +56,11 @@ describe("rille.upstream", function()
       equal(t.idle, 0) equal(t.failures, 1) equal(t.last_error, "short")
       wait("its end", function() return up:targets()[1].connecting == 0 end)
       raises("a connection of this upstream expected", up.put, up, rille.pair())
+      up:with(function(lent) -- somebody else could have it before its function is done
+        raises("this connection is of 'with'", up.put, up, lent)
+        return true
+      end)
+      assert(up:put((up:get())))
       up:close() l:close()
     ]=]
   end)
@@ -393,7 +398,7 @@ describe("rille.upstream", function()
       assert(message:find(":" .. line .. ": rille.upstream: queue is a whole number from 0 to 1e+06, got -1", 1, true), message)
       local function bad(text, conf) raises(text, rille.upstream, conf) end
       bad("balance is \"round_robin\", \"weighted\"", { balance = "best" })
-      bad("keepalive_timeout is a number of seconds from 0 to 3.6e+06, got \"soon\"", { keepalive_timeout = "soon" })
+      bad("keepalive_timeout is seconds from 0 to 3.6e+06, got \"soon\"", { keepalive_timeout = "soon" })
       bad("retry has no option 'n': it takes attempts, budget, on", { retry = { n = 1 } })
       bad("health: passive has no option 'x'", { health = { passive = { x = 1 } } })
       bad("targets[2]: a target is a URL", { targets = { "tcp://a:1", 7 } })
@@ -402,6 +407,7 @@ describe("rille.upstream", function()
       bad("address of datagrams", { targets = { "udp://a:1" } })
       bad("expected tcp://", { targets = { "http://a:1" } })
       bad("weight is a whole number from 1 to 1000, got 0", { targets = { { url = "a:1", weight = 0 } } })
+      bad("check is a function, \"tcp://\"", { health = { active = "tcp://:65536" } })
       bad("has no option 'timeot'", { dial = { timeot = 1 } })
       bad("max_per_target and connect_timeout", { dial = { timeout = 1 } })
       local up = rille.upstream {}

@@ -23,8 +23,7 @@ local function check_key(key, name)
 end
 
 local function check_conn(x, at, name)
-  local metatable = type(x) == "table" and getmetatable(x)
-  if not metatable or metatable.__index ~= conn.Conn then
+  if not conn.is(x) then
     misuse("bad argument #%d to '%s' (a connection of this loop expected, got %s)", at, name, type(x))
   end
   return x._p

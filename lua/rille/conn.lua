@@ -79,6 +79,12 @@ local metatable = {
 -- Of connections whose frames are handled by several tasks, in order; concurrency.lua fills in `__index`.
 M.ordered = { __newindex = metatable.__newindex, __tostring = metatable.__tostring }
 M.concurrent = nil -- set by concurrency.lua, too
+
+-- Whether x is the table of a connection.
+function M.is(x)
+  local of = type(x) == "table" and getmetatable(x)
+  return of ~= nil and (of == metatable or of == M.ordered)
+end
 M.unpack = nil -- (self, p): what it brought from the generation before; set by generation.lua
 
 local function wrap(p, service)

@@ -123,6 +123,9 @@ end
 
 -- Write a header: for another connection, whose bytes are to follow, or as M.header. As write.
 function Conn:send_proxy(from, options)
+  if options ~= nil and type(options) ~= "table" then
+    misuse("bad argument #2 to 'send_proxy' (a table expected, got %s)", type(options))
+  end
   if type(from) == "table" and from.send_proxy == Conn.send_proxy then
     local all = { source = from:peer(), destination = from:local_address() }
     if not all.source then return gone(from) end

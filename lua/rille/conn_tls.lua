@@ -107,12 +107,18 @@ local CLIENT = { certificate = "string", key = "string", ca = "string", verify =
   name = "string", role = "string",
   timeout = "number or string" }
 
-local function check_options(opts, known, role)
+local function check_options(opts, known, role, what)
   for key, value in pairs(opts) do
     local kind = known[key]
-    if not kind then misuse("starttls has no option '%s' for a %s", tostring(key), role) end
-    if not kind:find(type(value), 1, true) then misuse("starttls: %s is a %s, not a %s", key, kind, type(value)) end
+    if not kind then misuse("%s has no option '%s' for a %s", what, tostring(key), role) end
+    if not kind:find(type(value), 1, true) then misuse("%s: %s is a %s, not a %s", what, key, kind, type(value)) end
   end
+end
+
+-- What a dial is told of TLS; what: who is told.
+function M.check_client(opts, what)
+  check_options(opts, CLIENT, "client", what)
+  if opts.role and opts.role ~= "client" then misuse("%s: role is \"client\", not %s", what, opts.role) end
 end
 
 local function seconds_of(opts)
@@ -123,13 +129,13 @@ end
 -- The handle of what a call asks for. nil, problem.
 local function rules_of(self, opts)
   if opts.role == "client" then
-    check_options(opts, CLIENT, "client")
+    check_options(opts, CLIENT, "client", "starttls")
     if opts.verify ~= false and not opts.fingerprint and not opts.name then
       misuse("starttls: name, of the server, is missing: nothing to compare its certificate with (verify = false does not)")
     end
     return tls.client(opts)
   end
-  check_options(opts, SERVER, "server")
+  check_options(opts, SERVER, "server", "starttls")
   if opts.certificate or opts.certificates then return tls.server(opts) end
   local service = state.services[C.rille_conn_service(self._p)]
   if not service.tls_handle then misuse("starttls: certificate and key are missing, and the server's configuration has no tls") end

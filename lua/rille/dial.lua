@@ -12,6 +12,7 @@ local misuse = require "rille.misuse"
 local resolve = require "rille.resolve"
 local scheme = require "rille.config.scheme"
 local state = require "rille.state"
+local task = require "rille.task"
 local timer = require "rille.timer"
 
 local text = errors.text
@@ -46,6 +47,7 @@ local function check(opts, what)
     end
   end
   if opts.timeout then timer.seconds(opts.timeout, what) end
+  if opts.tls then conn_tls.check_client(opts.tls, ("rille.%s: tls"):format(what)) end
   local max, keepalive, max_input = opts.max, opts.keepalive or 1, opts.max_input or 1
   if max and not (max >= 1 and max % 1 == 0) then misuse("rille.%s: max is a whole number from 1, got %s", what, tostring(max)) end
   if not (max_input >= 1 and max_input <= 2 ^ 30 and max_input % 1 == 0) then
@@ -66,15 +68,19 @@ local function bound(address)
   return "tcp://" .. address
 end
 
-local services = {} -- by max_input; of connections that may take more, or less, than those of other origin
+local SERVICES_MAX = 256 -- each stays until the end of the state
 
--- The service whose connections hold so many bytes of input.
+local services, service_count = {}, 0 -- by max_input; of connections that may take more, or less, than those of other origin
+
+-- The service whose connections hold so many bytes of input; nil: there are too many.
 local function service_of(max_input)
   if not max_input then return state.default_service end
-  if not services[max_input] then
-    services[max_input] = listener.service({}, { timeouts = { linger = 2 }, limits = { max_input = max_input } })
+  local service = services[max_input]
+  if not service and service_count < SERVICES_MAX then
+    service = listener.service({}, { timeouts = { linger = 2 }, limits = { max_input = max_input } })
+    services[max_input], service_count = service, service_count + 1
   end
-  return services[max_input]
+  return service
 end
 
 local Dialer = {}
@@ -112,7 +118,7 @@ end
 -- ---- connecting ------------------------------------------------------------------------------------------------
 
 -- What a URL's scheme asks for beyond a connection.
-local ABOVE = { wss = "a WebSocket client", ws = "a WebSocket client" }
+local ABOVE = { wss = "WebSocket client", ws = "WebSocket client" }
 local CLIENTS = { http = "rille.http.client", https = "rille.http.client" }
 
 -- As much of a URL as a message holds, on one line.
@@ -144,10 +150,11 @@ local function take(self, p)
 end
 
 local function open(self, url)
+  local service = service_of(self.opts.max_input)
+  if not service then return nil, "full", ("cannot dial %s: %d values of max_input are in use"):format(shown(url), SERVICES_MAX) end
   local token = resolve.new_token()
   local id = C.rille_dial_start(state.handle, url, self.options, token, message_box, 1024)
   if id < 0 then return failed(url, id, ffi.string(message_box)) end
-  local service = service_of(self.opts.max_input)
   local p = C.rille_dial_take(service, id, err_box, message_box, 1024)
   if p == nil and err_box[0] == PARK then
     self.pending = (self.pending or 0) + 1
@@ -176,18 +183,25 @@ local function open_datagrams(self, url)
   return nil, err, message
 end
 
+-- Of an address of TCP: the host, without the dot that may end a whole name, which certificates have not; nil.
+local function host_of(address)
+  local rest = address:gsub("^tcp[46]?://", "")
+  if rest:find("^unix:") then return nil end
+  return rest:match("^%[(.-)%]") or rest:match("^([^:/]-)%.?:")
+end
+
 -- The same with TLS on it: the name that the certificate is to have is the host's, unless opts.tls.name is another.
 local function open_tls(self, url)
   local address = url:gsub("^tls:", "tcp:")
-  local host = address:match("^tcp[46]?://%[(.-)%]") or address:match("^tcp[46]?://([^:/]+)")
   local c, err, message = open(self, address)
   if not c then return nil, err, message end
-  local options = { role = "client", name = host, timeout = self.opts.timeout or conf.timeout }
+  local options = { role = "client", name = host_of(address), timeout = self.opts.timeout or conf.timeout }
   for key, value in pairs(self.opts.tls or {}) do options[key] = value end
-  local ok
-  ok, err, message = conn_tls.dialed(c, options, address:lower())
-  if ok then return c end
+  local is_through, ok
+  is_through, ok, err, message = task.protect(conn_tls.dialed, c, options, address:lower())
+  if is_through and ok then return c end
   c:abort()
+  if not is_through then error(ok, 0) end -- cancelled, most often
   return nil, err, ("cannot dial %s: %s"):format(shown(url), message or err)
 end
 
@@ -198,6 +212,7 @@ function Dialer:dial(url)
   if #url > URL_MAX or url:find("%z") then
     return nil, "bad address", ("cannot dial %s: an address has at most %d bytes, none of them 0"):format(shown(url), URL_MAX)
   end
+  if url:find("^%a*%u%a*[46]?:") then url = url:gsub("^%a+", string.lower) end -- of schemes any letters will do
   local problem = refused(url)
   if problem then return nil, "not supported", problem end
   if self.max and self.open + (self.pending or 0) >= self.max then
@@ -237,7 +252,7 @@ function M.dial(url, opts)
 end
 
 function M.reset()
-  plain, services = nil, {}
+  plain, services, service_count = nil, {}, 0
 end
 
 return M

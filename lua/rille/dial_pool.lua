@@ -23,8 +23,7 @@ end
 local function make_room()
   if count < POOLS_MAX then return true end
   for key, up in pairs(pools) do
-    local stats = up:stats()
-    if stats.in_use + stats.idle == 0 then
+    if not up:has_connections() then
       up:close()
       pools[key], count = nil, count - 1
     end
@@ -46,7 +45,7 @@ end
 
 -- A connection that was kept, or a new one; nil, err, message. settings: the other options; name: of the pool.
 local function get(url, settings, name)
-  local key = ("%s\n%s\n%s"):format(url, name, next(settings) and text_of(settings) or "")
+  local key = ("%s\n%d:%s\n%s"):format(url, #name, name, next(settings) and text_of(settings) or "")
   local up = pools[key]
   if not up or up.is_closed then
     if not up and not make_room() then

@@ -4,7 +4,6 @@ local ffi = require "ffi"
 
 local C = require "rille.core"
 local Slice = require "rille.slice"
-local check = require "rille.mux_options"
 local concurrency = require "rille.concurrency"
 local conn = require "rille.conn"
 local conn_read = require "rille.conn_read"
@@ -142,7 +141,7 @@ local function connect(self)
     return
   end
   if not c then return queue.fail_waiting(self, errors.code[err] and err or "closed") end
-  if not check.is_conn(c) then error("the function of a mux has to return a connection, or nil and an error", 0) end
+  if not conn.is(c) then error("the function of a mux has to return a connection, or nil and an error", 0) end
   M.attach(self, c)
   return queue.admit(self)
 end

@@ -22,11 +22,6 @@ end
 local KINDS = { id_of = "function", encode = "function", on_unmatched = "function", timeout = "number" }
 local WHOLE = { max_in_flight = { 1, MAX_IN_FLIGHT }, queue = { 0, QUEUE_MAX }, id_max = { 1, ID_MAX } }
 
-function M.is_conn(x)
-  local metatable = type(x) == "table" and getmetatable(x)
-  return metatable and metatable.__index == conn.Conn or false
-end
-
 local function check_one(key, value)
   local kind, range = KINDS[key], WHOLE[key]
   if kind then
@@ -57,7 +52,7 @@ end
 function M.of(to, options)
   if options == nil then options = {} end
   if type(options) ~= "table" then misuse("bad argument #2 to 'mux' (a table expected, got %s)", type(options)) end
-  if type(to) ~= "function" and not M.is_conn(to) then
+  if type(to) ~= "function" and not conn.is(to) then
     misuse("bad argument #1 to 'mux' (a connection, or a function that returns one, expected, got %s)", type(to))
   end
   for key, value in pairs(options) do check_one(key, value) end

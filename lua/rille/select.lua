@@ -10,14 +10,17 @@ local timer = require "rille.timer"
 
 local PARK, BUSY = C.RILLE_PARK, C.RILLE_ERR_BUSY
 
-local function check(list)
+-- The same list, but ours: the caller's may be another one when its task goes on.
+local function copy(list)
   if type(list) ~= "table" then misuse("bad argument #1 to 'select' (a list of connections expected, got %s)", type(list)) end
+  local out = {}
   for i = 1, #list do
-    local metatable = type(list[i]) == "table" and getmetatable(list[i])
-    if not metatable or metatable.__index ~= conn.Conn then
+    if not conn.is(list[i]) then
       misuse("bad argument #1 to 'select' (number %d is no connection, got %s)", i, type(list[i]))
     end
+    out[i] = list[i]
   end
+  return out
 end
 
 -- Take back what the first `count` of them were told, those that are not over.
@@ -60,7 +63,7 @@ end
 -- nil, err: "timeout", "busy" (another task reads one of them, or it speaks HTTP).
 return function(list, timeout)
   state.need_loop("select")
-  check(list)
+  list = copy(list)
   if timeout ~= nil then timer.seconds(timeout, "select") end
   if not task.current() then misuse("rille.select needs a task: use rille.spawn, a handler, or `rille exec`") end
   if #list == 0 and not timeout then misuse("rille.select: no connections, and no timeout: it would never return") end

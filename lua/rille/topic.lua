@@ -142,8 +142,7 @@ function Topic:publish(x)
 end
 
 local function check(x, name)
-  local metatable = type(x) == "table" and getmetatable(x)
-  if not metatable or metatable.__index ~= conn.Conn then
+  if not conn.is(x) then
     misuse("bad argument #1 to '%s' (a connection expected, got %s)", name, type(x))
   end
   return x._p

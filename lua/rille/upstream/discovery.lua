@@ -28,8 +28,16 @@ local function of_addresses(source, list)
   for i, address in ipairs(list) do
     if address:find(":", 1, true) then address = "[" .. address .. "]" end
     out[i] = child(source, ("%s://%s:%s"):format(scheme, address, port), scheme == "tls" and host or nil)
+    out[i].host = host
   end
   return out
+end
+
+-- What DNS is asked for: nil, addresses of both families.
+local function kind_of(source)
+  if source.dns ~= true then return source.dns end
+  local scheme = source.url:match("^%w+")
+  return scheme == "tcp4" and "A" or scheme == "tcp6" and "AAAA" or nil
 end
 
 -- SRV records as targets: those of the best priority, the others for when none of these is up.
@@ -83,9 +91,8 @@ end
 
 -- Ask DNS for one name. Parks.
 local function look_up(self, name)
-  local kind = name.source.dns ~= true and name.source.dns or nil
   local dns = self.settings.dial and self.settings.dial.dns
-  local list, err, message = resolve.resolve(name.host, kind, dns and { dns = dns } or nil)
+  local list, err, message = resolve.resolve(name.host, kind_of(name.source), dns and { dns = dns } or nil)
   if list and #list > 0 then return take(self, name, list) end
   local problem = message or err or ("%s has no addresses"):format(name.host)
   if problem ~= name.problem and not self.is_closed then log.warn("%s: %s: %s", state.label, self.settings.name, problem) end
@@ -123,9 +130,9 @@ function M.follow(self)
     if source.dns then
       local name = before[source.url]
       if not name or name.source.dns ~= source.dns then
-        name = { host = host_of(source), targets = {}, sign = "", due = 0, is_settled = false, problem = nil }
+        name = { host = host_of(source), targets = {}, sign = false, due = 0, is_settled = false, problem = nil }
       end
-      name.source, name.sign, name.due = source, "", 0
+      name.source, name.sign, name.due = source, false, 0
       names[source.url] = name
       is_any = true
       if not name.is_settled then unresolved = unresolved + 1 end

@@ -43,7 +43,7 @@ function M.succeeded(target)
 end
 
 function M.remember(target, what)
-  target.last_error, target.owner.last_failed = what, target
+  target.last_error, target.owner.last_failed = tostring(what), target
 end
 
 -- A request failed, or a connection to it.
@@ -83,13 +83,15 @@ local LINE_MAX = 4096
 -- "http://HOST:PORT/path" as { path =, host =, port = }, "tcp://:PORT" as { port = }; each part may be missing. nil: it is no such URL.
 function M.parse(url)
   local scheme, host, port, path = url:match("^(%a+)://([^/:%s%c]*):?(%d*)(/?[^%s%c]*)$")
-  if scheme == "tcp" and host == "" and path == "" then return { port = tonumber(port) } end
+  local number = tonumber(port)
+  if number and (number < 1 or number > 65535) then return nil end
+  if scheme == "tcp" and host == "" and path == "" then return { port = number } end
   if scheme ~= "http" then return nil end
-  return { path = path == "" and "/" or path, host = host ~= "" and host or nil, port = tonumber(port) }
+  return { path = path == "" and "/" or path, host = host ~= "" and host or nil, port = number }
 end
 
 local function ask_http(conn, target, what)
-  local host = what.host or target.address:match("^%w+://(.*):%d+$") or "localhost"
+  local host = what.host or target.host or target.address:match("^%w+://(.*):%d+$") or "localhost"
   conn:send(("GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: rille\r\nConnection: close\r\n\r\n"):format(what.path, host))
   local line, err = conn:read_line(LINE_MAX)
   if not line then return nil, err end

@@ -246,6 +246,7 @@ function attempt(self, fn, key, number, tried)
   local conn, number_or_err, tried_or_message = obtain(self, key, number, tried)
   if not conn then return nil, number_or_err, tried_or_message end
   check_doom(conn)
+  conn._lease.is_lent = true
   return conclude(self, fn, key, number_or_err, tried_or_message, conn, task.protect(fn, conn, conn._lease.target.view))
 end
 
@@ -314,6 +315,7 @@ function Upstream:put(conn, failure)
     misuse("bad argument #2 to 'put' (the name of an error expected, got %s)", type(failure))
   end
   if not lease.is_out then return nil, "closed" end
+  if lease.is_lent then misuse("put: this connection is of 'with', which gives it back when its function returns") end
   if failure then health.failed(lease.target, failure) else health.succeeded(lease.target) end
   lease:finish(conn, failure == nil)
   return true
@@ -362,7 +364,7 @@ end
 -- One less: what is used goes on until it is given back. nil, "not found".
 function Upstream:remove(url)
   if type(url) ~= "string" then misuse("bad argument #1 to 'remove' (a url expected, got %s)", type(url)) end
-  if not url:find("://", 1, true) and not url:find("^unix:") then url = "tcp://" .. url end
+  url = options.url(url)
   local sources, found = {}, false
   for _, other in ipairs(self.sources) do
     if other.url == url then found = true else sources[#sources + 1] = other end
@@ -400,6 +402,14 @@ function Upstream:stats()
     targets = targets, waiting = self.queue.count, in_use = in_use, idle = idle, requests = self.requests,
     retries = self.retry.count, over_budget = self.retry.refused, refused = self.refused,
   }
+end
+
+-- Whether there is any connection, those on their way and those that end included.
+function Upstream:has_connections()
+  for _, target in ipairs(self.list) do
+    if target.open > 0 then return true end
+  end
+  return next(self.leaving) ~= nil
 end
 
 -- ---- the end ---------------------------------------------------------------------------------------------------

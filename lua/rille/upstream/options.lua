@@ -2,16 +2,15 @@
 
 local health = require "rille.upstream.health"
 local misuse = require "rille.misuse"
+local options = require "rille.options"
 local scheme = require "rille.config.scheme"
-local units = require "rille.config.units"
 
 local type = type
+local refuse = options.refuse
 
 local M = {}
 
-local INF = math.huge
-
--- { kind, default, least, most, what is expected }
+-- { kind, default, least, most }
 local UPSTREAM = {
   name = { "string", "upstream" },
   targets = { "list", nil },
@@ -28,7 +27,7 @@ local UPSTREAM = {
   ttl_max = { "span", 300, 0.01, 3.6e6 },
   retry = { "retry", nil },
   health = { "health", nil },
-  dial = { "table", nil },
+  dial = { "dial", nil },
   mux = { "mux", nil },
 }
 
@@ -55,7 +54,7 @@ local ACTIVE = {
 local TARGET = {
   url = { "string", nil },
   name = { "string", nil },
-  weight = { "weight", 1, 1, 1000 },
+  weight = { "count", 1, 1, 1000 },
   backup = { "boolean", false },
   max = { "count", nil, 1, 1e6 },
   dns = { "dns", false },
@@ -66,67 +65,11 @@ local TYPES = { A = true, AAAA = true, SRV = true }
 local TARGETS_MAX = 4096
 M.TARGETS_MAX = TARGETS_MAX
 
-local function names_of(spec)
-  local list = {}
-  for key in pairs(spec) do list[#list + 1] = key end
-  table.sort(list)
-  return table.concat(list, ", ")
-end
+local fill, fill_below
 
-local function refuse(where, key, expected, value)
-  local shown = type(value) == "string" and ("%q"):format(value) or type(value) == "number" and tostring(value) or "a " .. type(value)
-  misuse("%s: %s is %s, got %s", where, key, expected, shown)
-end
-
-local function number_between(convert, what)
-  return function(value, one, where, key)
-    local number = convert(value)
-    if not number or number < one[3] or number > one[4] then
-      local range = one[4] == INF and ("from %g"):format(one[3]) or ("from %g to %g"):format(one[3], one[4])
-      refuse(where, key, what .. " " .. range, value)
-    end
-    return number
-  end
-end
-
-local function plain(value) return type(value) == "number" and value == value and value or nil end
-local function whole(value) return type(value) == "number" and value % 1 == 0 and value or nil end
-
-local function typed(kind, what)
-  return function(value, _, where, key)
-    if type(value) ~= kind then refuse(where, key, what, value) end
-    return value
-  end
-end
-
-local readers
-local function fill(values, spec, where)
-  local out = {}
-  for key in pairs(values) do
-    if not spec[key] then misuse("%s has no option '%s': it takes %s", where, tostring(key), names_of(spec)) end
-  end
-  for key, one in pairs(spec) do
-    local value = values[key]
-    if value == nil then out[key] = one[2] else out[key] = readers[one[1]](value, one, where, key) end
-  end
-  return out
-end
-
-local function filled(values, spec, where, key, what)
-  if type(values) ~= "table" then refuse(where, key, what, values) end
-  return fill(values, spec, where .. ": " .. key)
-end
-
-readers = {
-  string = typed("string", "a string"),
-  boolean = typed("boolean", "true or false"),
-  table = typed("table", "a table of options of rille.dialer"),
-  mux = typed("table", "a table of options of rille.mux"),
-  list = typed("table", "a list"),
-  count = number_between(whole, "a whole number"),
-  weight = number_between(whole, "a whole number"),
-  share = number_between(plain, "a number"),
-  span = number_between(units.seconds, "a number of seconds"),
+fill = options.filler {
+  dial = options.typed("a table of options of rille.dialer", "table"),
+  mux = options.typed("a table of options of rille.mux", "table"),
   balance = function(value, _, where, key)
     if not BALANCES[value] then
       refuse(where, key, '"round_robin", "weighted", "least_connections", "consistent_hash" or "p2c"', value)
@@ -141,9 +84,9 @@ readers = {
     if type(value) == "function" or type(value) == "string" and health.parse(value) then return value end
     return refuse(where, key, 'a function, "tcp://", "tcp://:PORT" or "http://HOST:PORT/PATH"', value)
   end,
-  retry = function(value, _, where, key) return filled(value, RETRY, where, key, "a table") end,
+  retry = function(value, _, where, key) return fill_below(value, RETRY, where, key, "a table") end,
   health = function(value, _, where, key)
-    return filled(value, { active = { "active", nil }, passive = { "passive", nil } }, where, key, "a table")
+    return fill_below(value, { active = { "active", nil }, passive = { "passive", nil } }, where, key, "a table")
   end,
   active = function(value, _, where, key)
     if type(value) ~= "table" then value = { check = value } end
@@ -152,22 +95,33 @@ readers = {
   end,
   passive = function(value, _, where, key)
     if value == false then return false end
-    return filled(value, PASSIVE, where, key, "a table, or false")
+    return fill_below(value, PASSIVE, where, key, "a table, or false")
   end,
 }
 
+function fill_below(values, spec, where, key, what)
+  if type(values) ~= "table" then refuse(where, key, what, values) end
+  return fill(values, spec, where .. ": " .. key)
+end
+
 -- ---- targets ---------------------------------------------------------------------------------------------------
+
+-- An address as targets have it: with its scheme, in lower case.
+function M.url(url)
+  if not url:find("://", 1, true) and not url:find("^[uU][nN][iI][xX]:") then return "tcp://" .. url end
+  return (url:gsub("^%a[%w]*:", string.lower))
+end
+
+local SCHEMES = { tcp = true, tcp4 = true, tcp6 = true, tls = true, unix = true }
 
 local function check_url(url, where)
   if scheme.is_datagram(url) then misuse("%s: %s is an address of datagrams, which have no connections", where, url) end
-  local name = url:match("^(%a[%w]*)://") or url:match("^(unix):") or "tcp"
-  name = name:lower()
-  if not (name == "tcp" or name == "tcp4" or name == "tcp6" or name == "tls" or name == "unix") then
-    misuse("%s: %s: expected tcp://, tcp4://, tcp6://, tls:// or unix:", where, url)
-  end
-  if not url:find("://", 1, true) and not url:find("^unix:") then url = "tcp://" .. url end
-  return url
+  local whole = M.url(url)
+  if not SCHEMES[whole:match("^(%a[%w]*):")] then misuse("%s: %s: expected tcp://, tcp4://, tcp6://, tls:// or unix:", where, url) end
+  return whole
 end
+
+local FAMILIES = { A = "tcp6", AAAA = "tcp4" } -- of which no such records are
 
 -- A target as it was given, with every key.
 function M.target(value, where)
@@ -180,6 +134,9 @@ function M.target(value, where)
   if needs_port and not one.url:find(":%d+$") then misuse("%s: %s has no port", where, one.url) end
   if one.dns and (one.url:find("^unix:") or one.url:find("://%[") or one.url:find("://%d+%.%d+%.%d+%.%d+:")) then
     misuse("%s: dns is for targets with a name, and %s has none", where, one.url)
+  end
+  if FAMILIES[one.dns] and one.url:match("^%w+") == FAMILIES[one.dns] then
+    misuse("%s: dns: an address of %s is none of %s", where, one.dns, one.url)
   end
   return one
 end

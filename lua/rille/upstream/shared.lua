@@ -25,9 +25,19 @@ function Line:left()
   return leave(target)
 end
 
+-- Whether nobody calls any more, nor will: while it was connected to, the target was removed, or another generation began to serve.
+local function is_too_late(target)
+  return (target.is_leaving or state.is_retiring) and target.mux:load() == 0
+end
+
 local function connect(target)
   target.open = target.open + 1
   local ok, c, err, message = task.protect(target.connect, target, nil)
+  if ok and c and is_too_late(target) then
+    c:close()
+    leave(target)
+    return nil, "closed"
+  end
   if ok and c then
     target.in_use = target.in_use + 1
     conn.hold(c, setmetatable({ target = target }, Line))
@@ -68,6 +78,15 @@ local function judge(target, answer, err, is_unsent)
   if target.is_leaving or state.is_retiring then target.mux:drop() end
 end
 
+local OF_CALLER = { full = true, ["too large"] = true, ["invalid argument"] = true }
+
+-- Whether a request was not sent because there was no connection, and not because it is none that can be written, or there was no room.
+local function is_unmade(target, err, is_unsent)
+  if not is_unsent or OF_CALLER[err] then return false end
+  local c = target.mux.conn
+  return err ~= "timeout" or not (c and c:is_active())
+end
+
 -- The frame that answers; or nil, err, message. choose(self, key, tried): a target, or nil, err; explain(self, err): a sentence.
 function M.call(self, choose, explain, request, timeout, key)
   local tried
@@ -79,8 +98,8 @@ function M.call(self, choose, explain, request, timeout, key)
     judge(target, answer, err, is_unsent)
     if answer ~= nil then return answer end
     number = number + 1
-    if self.is_closed or not self.retry:allows(number, err, is_unsent and err ~= "full", false) then
-      return nil, err, explain(self, err)
+    if self.is_closed or not self.retry:allows(number, err, is_unmade(target, err, is_unsent), false) then
+      return nil, err
     end
     tried = tried or {}
     tried[target] = true

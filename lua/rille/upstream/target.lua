@@ -27,7 +27,7 @@ local M = {}
 -- one: as options.lua leaves it; owner: the upstream.
 function M.new(owner, one)
   local self = setmetatable({
-    owner = owner, url = one.url, address = one.address or one.url, origin = one.origin, tls_name = one.tls_name,
+    owner = owner, url = one.url, address = one.address or one.url, origin = one.origin, tls_name = one.tls_name, host = one.host,
     open = 0, in_use = 0, idle = {}, idle_count = 0, requests = 0, failures = 0, last_error = nil,
     state = "up", is_leaving = false,
     row = 0, first_failure = 0, up_at = 0, is_ejected = false, is_half = false, is_probing = false, -- health.lua
@@ -130,7 +130,7 @@ end
 function Target:fill_place()
   local ok, c, err, message = task.protect(self.connect, self, nil)
   if ok and c then
-    local lease = setmetatable({ target = self, requests = 0, is_idle = false, is_out = false, is_probe = false }, Lease)
+    local lease = setmetatable({ target = self, requests = 0, is_idle = false, is_out = false, is_lent = false, is_probe = false }, Lease)
     rawset(c, "_lease", lease)
     hold(c, lease)
     lease:begin()
@@ -189,7 +189,7 @@ end
 function Lease:finish(c, is_good)
   if not self.is_out then return end
   local target = self.target
-  self.is_out = false
+  self.is_out, self.is_lent = false, false
   target.in_use = target.in_use - 1
   if self.is_probe then target.is_probing, self.is_probe = false, false end
   if is_good and is_kept(self) and rest(c, surprised, target.owner.settings.keepalive_timeout) then

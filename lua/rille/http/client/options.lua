@@ -4,7 +4,7 @@
 local C = require "rille.core"
 local Slice = require "rille.slice"
 local misuse = require "rille.misuse"
-local units = require "rille.config.units"
+local options = require "rille.options"
 
 local ffi = require "ffi"
 
@@ -45,68 +45,11 @@ local REQUEST = {
   redirects = CLIENT.redirects, max_body = CLIENT.max_body,
 }
 
-local function names_of(spec)
-  local list = {}
-  for key in pairs(spec) do list[#list + 1] = key end
-  table.sort(list)
-  return table.concat(list, ", ")
-end
-
-local function refuse(where, key, expected, value)
-  local shown = type(value) == "string" and ("%q"):format(value) or type(value) == "number" and tostring(value) or "a " .. type(value)
-  misuse("%s: %s is %s, got %s", where, key, expected, shown)
-end
-
-local function between(convert, what)
-  return function(value, one, where, key)
-    local number = convert(value)
-    if not number or number < one[3] or number > one[4] then
-      refuse(where, key, ("%s from %g to %g"):format(what, one[3], one[4]), value)
-    end
-    return number
-  end
-end
-
-local function typed(what, ...)
-  local kinds = { ... }
-  return function(value, _, where, key)
-    for _, kind in ipairs(kinds) do
-      if type(value) == kind then return value end
-    end
-    refuse(where, key, what, value)
-  end
-end
-
-local function whole(value) return type(value) == "number" and value % 1 == 0 and value or nil end
-
-local readers = {
-  any = function(value) return value end,
-  string = typed("a string", "string"),
-  boolean = typed("true or false", "boolean"),
-  table = typed("a table", "table"),
-  key = typed("a string or a number", "string", "number"),
-  query = typed("a string or a table", "string", "table"),
-  body = typed("a string, a slice, a LinkBuffer, a function or an object with read()", "string", "cdata", "function", "table"),
-  count = between(whole, "a whole number"),
-  size = between(units.bytes, "bytes"),
-  span = between(units.seconds, "seconds"),
+local fill = options.filler {
+  key = options.typed("a string or a number", "string", "number"),
+  query = options.typed("a string or a table", "string", "table"),
+  body = options.typed("a string, a slice, a LinkBuffer, a function or an object with read()", "string", "cdata", "function", "table"),
 }
-
--- values, each checked; what is not there is that of `defaults`.
-local function fill(values, spec, where, defaults)
-  local out = {}
-  for key, value in pairs(values) do
-    local one = spec[key]
-    if not one then misuse("%s has no option '%s': it takes %s", where, tostring(key), names_of(spec)) end
-    out[key] = readers[one[1]](value, one, where, key)
-  end
-  for key, one in pairs(spec) do
-    if out[key] == nil then
-      if defaults then out[key] = defaults[key] else out[key] = one[2] end
-    end
-  end
-  return out
-end
 
 -- ---- header fields ---------------------------------------------------------------------------------------------
 
