@@ -52,12 +52,16 @@ rille_bridge *rille_bridge_new(rille_topic *topic); /* owned */
 void rille_bridge_free(rille_bridge *b);
 /* whether it is the one */
 int rille_bridge_has(const rille_bridge *b);
-/* whether rille_bridge_take would do: 1 nobody else is the one, 2 whoever is has offered it */
-int rille_bridge_may(const rille_bridge *b);
-/* be the one: 1; 0: another one is */
+/* be the one if nobody is: 1 when it is; 0: another one is */
 int rille_bridge_take(rille_bridge *b);
-/* stay the one until another takes over */
+/* stay the one until a claimant takes over */
 void rille_bridge_offer(rille_bridge *b);
+/* be the next one, where the present one has offered its place: the number of the claim; 0: there is no offer, or another claimant */
+double rille_bridge_claim(rille_bridge *b);
+/* The one gives its place to the claimant of that number, 0: to any. 1 when it did. */
+int rille_bridge_pass(rille_bridge *b, double claim);
+/* The claimant takes its place, whether it was passed or not: 1; 0 when it is not the claimant any more. */
+int rille_bridge_seize(rille_bridge *b);
 /* RILLE_MARK_SIZE digits that no other process has. 0 or an error. */
 int rille_process_mark(char *to);
 

@@ -53,7 +53,7 @@ struct rille_topic {
   _Atomic int slow;      /* enum rille_topic_slow; set once */
   _Atomic(struct side *) sides;
   _Atomic uint64_t publishes, dropped;
-  _Atomic(uintptr_t) bridge; /* of bridge.c */
+  rille_seat seat; /* of bridge.c */
 
   /* immutable after init */
   size_t name_size;
@@ -174,7 +174,7 @@ static void release(rille_topic *topic) {
 
 void rille_topic_close(rille_topic *topic) { release(topic); }
 
-_Atomic(uintptr_t) *topic_bridge(rille_topic *topic) { return &topic->bridge; }
+rille_seat *topic_seat(rille_topic *topic) { return &topic->seat; }
 
 /* ---- the subscribers of a loop --------------------------------------------------------------------------------- */
 

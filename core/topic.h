@@ -11,7 +11,7 @@
 #ifndef RILLE_TOPIC_H
 #define RILLE_TOPIC_H
 
-#include "rille_topic.h"
+#include "bridge.h"
 
 #include <stdatomic.h>
 
@@ -22,9 +22,9 @@ typedef struct rille_subscriptions {
   uint32_t count;
 } rille_subscriptions;
 
-/* any thread: a reference; and the word that bridge.c keeps, good as long as there is one */
+/* any thread: a reference; and what bridge.c keeps, good as long as there is one */
 void topic_retain(rille_topic *topic);
-_Atomic(uintptr_t) *topic_bridge(rille_topic *topic);
+rille_seat *topic_seat(rille_topic *topic);
 /* any thread: visit topics, at most so many; how many there are */
 uint32_t rille_topics_each(void (*visit)(void *to, const char *name, size_t size, const rille_topic_stats *stats),
                            void *to, uint32_t max);

@@ -151,6 +151,50 @@ describe("a topic with a bridge", function()
     c:receives_nothing(0.3)
   end)
 
+  it("brings each message once and in order through reloads, on several loops", function()
+    local store = cluster.store()
+    local b = node(store)
+    local s = reload.start(SCRIPT, { conf = { loops = 2, topics = { news = { bridge = store.url } } } })
+    local clients = { subscriber(s), subscriber(s), subscriber(s) }
+    wait_bridged(store, 2)
+    local sent, reloads = 0, 0
+    repeat -- the messages of each round fall into the handing over
+      reload.to(s, SCRIPT .. "-- " .. reloads)
+      reloads = reloads + 1
+      for _ = 1, 40 do
+        sent = sent + 1
+        assert.equal("published 0", publish(b, tostring(sent)))
+      end
+      for _, c in ipairs(clients) do
+        for i = sent - 39, sent do assert.equal(tostring(i), c:receive_line(10)) end
+      end
+      reload.wait_retired(s)
+    until reloads == 12
+    for _, c in ipairs(clients) do c:receives_nothing(0.1) end
+    wait_bridged(store, 2)
+  end)
+
+  it("goes to the next generation also where that one's claim is lost", function()
+    local store = cluster.store()
+    local b = node(store)
+    -- what the next generation publishes goes elsewhere
+    local astray = [[
+      local wire = require "rille.redis.wire"
+      local encode = wire.encode
+      wire.encode = function(words) return encode(words[1] == "PUBLISH" and { "PUBLISH", "elsewhere", words[3] } or words) end
+    ]]
+    local s = reload.start(SCRIPT, { conf = { topics = { news = { bridge = store.url } } } })
+    local c = subscriber(s)
+    wait_bridged(store, 2)
+    reload.to(s, astray .. SCRIPT)
+    assert.equal("published 0", publish(b, "meanwhile"))
+    assert.equal("meanwhile", c:receive_line(10))
+    reload.wait_retired(s)
+    assert.equal("published 0", publish(b, "then"))
+    assert.equal("then", c:receive_line(10))
+    c:receives_nothing(0.1)
+  end)
+
   it("loses what its queue does not hold, and says how much", function()
     local store = redis.start()
     inside.check(([[
