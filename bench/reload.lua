@@ -138,14 +138,15 @@ local function modules(settings, count, seconds)
     local run, windows = begin(servers.many, settings, seconds), {}
     window(run, false)
     for i = 1, count do windows[i] = window(run, is_reloading) end
-    local longest = servers.many.longest_turn(run.folder)
+    local longest, work = servers.many.longest_turn(run.folder)
     finish(run)
-    return windows, longest
+    return windows, longest, work
   end
-  local steady, steady_ms = all_windows(false)
-  local reloading, reloading_ms = all_windows(true)
+  local steady, steady_ms, steady_work_ms = all_windows(false)
+  local reloading, reloading_ms, reloading_work_ms = all_windows(true)
   local result = summary(steady, reloading)
   result.longest_turn_ms = { steady = steady_ms, reloading = reloading_ms }
+  result.longest_work_ms = { steady = steady_work_ms, reloading = reloading_work_ms } -- without waits for a processor
   return result
 end
 

@@ -19,13 +19,27 @@ local CONF = [[
 return {
   loops = %d,
   control = { path = %q },
+  debug = { turns = %s },
   servers = { { listen = "http://127.0.0.1:" .. os.getenv "BENCH_PORT", script = %q } },
 }
 ]]
 
-local function start_rille(folder)
-  put(folder .. "/conf.lua", CONF:format(servers.LOOPS, folder .. "/control.sock", folder .. "/handler.lua"))
-  return server.start("rille", ("env BENCH_PORT={port} bin/rille run --conf %s/conf.lua"):format(folder))
+-- Sockets that listen on a port: connections that come before a loop has its own are the others' for as long as they last.
+local function count_listening(port)
+  local count, pattern = 0, ("^ *%%d+: %%x+:%04X %%x+:%%x+ 0A "):format(port)
+  for line in io.lines "/proc/net/tcp" do
+    if line:find(pattern) then count = count + 1 end
+  end
+  return count
+end
+
+-- times_work: it is asked for longest_turn.
+local function start_rille(folder, times_work)
+  put(folder .. "/conf.lua", CONF:format(servers.LOOPS, folder .. "/control.sock", tostring(times_work or false), folder .. "/handler.lua"))
+  local it = server.start("rille", ("env BENCH_PORT={port} bin/rille run --conf %s/conf.lua"):format(folder))
+  local till = posix.now() + 10
+  while count_listening(it.port) < servers.LOOPS and posix.now() < till do posix.sleep(0.01) end
+  return it
 end
 
 local rille = { name = "rille" }
@@ -39,13 +53,17 @@ function rille.start(folder)
   return start_rille(folder)
 end
 
--- The longest turn of a loop since it started, ms.
-function rille.longest_turn(folder)
+-- The longest turn of a loop since it started, ms; and the longest without the time in which its thread waited for a processor.
+local function longest_turn(folder)
   local pipe = io.popen(("bin/rille status --json --control %s/control.sock"):format(folder))
-  local text, longest = pipe:read("*a"), nil
+  local text = pipe:read("*a")
   pipe:close()
-  for seconds in text:gmatch('"longest_turn":([%d.e-]+)') do longest = math.max(longest or 0, tonumber(seconds) * 1e3) end
-  return longest or error("rille status says no longest_turn: " .. text:sub(1, 200), 0)
+  local function most_of(key)
+    local longest
+    for seconds in text:gmatch(('"%s":([%%d.e-]+)'):format(key)) do longest = math.max(longest or 0, tonumber(seconds) * 1e3) end
+    return longest or error(("rille status says no %s: %s"):format(key, text:sub(1, 200)), 0)
+  end
+  return most_of "longest_turn", most_of "longest_work"
 end
 
 -- ---- Rille, a script of many modules ---------------------------------------------------------------------------
@@ -72,7 +90,7 @@ local function module_of(version)
   return table.concat(parts)
 end
 
-local many = { name = "modules", longest_turn = rille.longest_turn }
+local many = { name = "modules", longest_turn = longest_turn }
 
 function many.change(folder, version)
   put(folder .. "/m1.lua", module_of(version))
@@ -85,7 +103,7 @@ function many.start(folder)
     names[i] = ("require 'm%d'"):format(i)
   end
   put(folder .. "/handler.lua", HANDLER:format(table.concat(names, ", ")))
-  return start_rille(folder)
+  return start_rille(folder, true)
 end
 
 -- ---- nginx -----------------------------------------------------------------------------------------------------

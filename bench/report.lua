@@ -173,8 +173,8 @@ local function reload_text(result)
   for _, one in ipairs(result.servers) do parts[#parts + 1] = reload_row(one) end
   local many = result.modules
   parts[#parts + 1] = ("reload of a script of %d modules\n"):format(reload.MODULES) .. reload_row(many)
-  return table.concat(parts) .. ("           longest turn %.2f -> %.2f ms\n"):format(many.longest_turn_ms.steady,
-    many.longest_turn_ms.reloading)
+  return table.concat(parts) .. ("           longest turn %.2f -> %.2f ms; without waits for a processor %.2f -> %.2f ms\n"):format(
+    many.longest_turn_ms.steady, many.longest_turn_ms.reloading, many.longest_work_ms.steady, many.longest_work_ms.reloading)
 end
 
 local function dns_text(one)

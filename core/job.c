@@ -26,6 +26,7 @@ rille_job *rille_job_new(rille_pool *pool, rille_state *from, rille_environment 
   job->environment = environment;
   job->loop = from->loop;
   job->state = from->id;
+  from->has_made_jobs = true;
   job->token = token;
   job->is_post = is_post;
   snprintf(job->name, sizeof job->name, "%s", name);

@@ -350,6 +350,7 @@ static bool collect(rille_loop *loop, bool about_to_sleep) {
 
 /* One more turn, for the statistics: it ends where the loop goes to sleep, or with the next look at the clock. */
 static void count_turn(rille_loop *loop, uint64_t lasted_ns) {
+  rille_delay_end_turn(&loop->delay);
   loop->turns_ns += lasted_ns;
   if (lasted_ns > loop->longest_ns) loop->longest_ns = lasted_ns;
   rille_histogram_add(&loop->turns, lasted_ns);
@@ -376,6 +377,7 @@ static void wait(rille_loop *loop) {
   if (!sleeps) count_turn(loop, loop->now_ns - began_ns);
   atomic_store_explicit(&loop->busy_since, loop->now_ns, memory_order_relaxed);
   if (sleeps) loop->slept_ns = loop->now_ns;
+  rille_delay_begin_turn(&loop->delay);
 }
 
 /* Read from some of the ready descriptors, let the handlers work, send what they wrote. */
@@ -390,7 +392,10 @@ static void turn(rille_loop *loop) {
   enum { PUBLISH_NS = 100000000 };
   wait(loop);
   loop->turn++;
-  if (loop->now_ns - loop->published_ns >= PUBLISH_NS) rille_snapshot_publish(loop);
+  if (loop->now_ns - loop->published_ns >= PUBLISH_NS) {
+    rille_delay_tend(&loop->delay);
+    rille_snapshot_publish(loop);
+  }
   for (uint32_t i = 0; i < loop->state_count; i++) {
     if (loop->states[i]) rille_state_begin_turn(loop->states[i]);
   }
@@ -439,6 +444,7 @@ int rille_loop_run(rille_loop *loop) {
   atomic_store(&loop->busy_since, 0);
   if (atomic_load(&loop->asked) & RILLE_ASK_DUMP) rille_loop_dump(loop); /* asked for while it stopped */
   if (loop->cpu != RILLE_CPU_ANY) rille_cpu_roam();                      /* the thread may be the program's */
+  rille_delay_end(&loop->delay);
   rille_log_set_thread_loop(0);
   return loop->status;
 }

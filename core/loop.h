@@ -13,6 +13,7 @@
 #include "block.h"
 #include "group.h"
 #include "conn.h"
+#include "delay.h"
 #include "histogram.h"
 #include "mailbox.h"
 #include "pipes.h"
@@ -151,6 +152,7 @@ struct rille_loop {
   rille_histogram turns; /* how long they lasted */
   uint64_t turns_ns;     /* all of them */
   uint64_t longest_ns;
+  rille_delay delay;  /* the same without waits for a processor */
   uint64_t looked_ns; /* when this wait looked at the clock; 0: it did not */
   uint64_t published_ns;
 

@@ -26,6 +26,7 @@ void rille_loop_stats_read(const rille_loop *loop, rille_loop_stats *out) {
       .mail = rille_mailbox_depth(&loop->mailbox),
       .turn_seconds = (double)loop->turns_ns / 1e9,
       .longest_turn = (double)loop->longest_ns / 1e9,
+      .longest_work = (double)loop->delay.longest_ns / 1e9,
   };
   out->errors += loop->gone_errors;
   out->failures += loop->gone_failures;

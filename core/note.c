@@ -10,15 +10,19 @@
 
 #include <math.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-static pthread_mutex_t attending_mutex = PTHREAD_MUTEX_INITIALIZER;
+/* Who sends notes only reads who attends: loops do not wait for each other. */
+static pthread_rwlock_t attending_lock = PTHREAD_RWLOCK_INITIALIZER;
+static rille_state *attending; /* with the lock; NULL: nobody deploys */
+static atomic_bool is_asked;   /* a request came while nobody attended yet */
+
+static pthread_mutex_t settled_mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t settled = PTHREAD_COND_INITIALIZER;
-static rille_state *attending; /* with the mutex; NULL: nobody deploys */
-static bool is_settled;        /* with the mutex */
-static bool is_asked;          /* with the mutex; a request came while nobody attended yet */
+static bool is_settled; /* with the mutex */
 
 /* the thread of that state alone */
 static rille_note *first, *last;
@@ -37,25 +41,20 @@ rille_note *rille_reload_take(rille_state *state) {
 }
 
 void rille_reload_attend(rille_state *state) {
-  pthread_mutex_lock(&attending_mutex);
+  pthread_rwlock_wrlock(&attending_lock);
   attending = state;
-  bool is_late = is_asked;
-  is_asked = false;
-  pthread_mutex_unlock(&attending_mutex);
+  bool is_late = atomic_exchange(&is_asked, false);
+  pthread_rwlock_unlock(&attending_lock);
   if (is_late) rille_note_send(RILLE_NOTE_REQUEST, NULL, NULL, NULL, 0, NULL, 0);
 }
 
-void rille_note_expect(void) {
-  pthread_mutex_lock(&attending_mutex);
-  is_asked = false;
-  pthread_mutex_unlock(&attending_mutex);
-}
+void rille_note_expect(void) { atomic_store(&is_asked, false); }
 
 void rille_reload_settle(void) {
-  pthread_mutex_lock(&attending_mutex);
+  pthread_mutex_lock(&settled_mutex);
   is_settled = true;
   pthread_cond_broadcast(&settled);
-  pthread_mutex_unlock(&attending_mutex);
+  pthread_mutex_unlock(&settled_mutex);
 }
 
 void rille_reload_await(double ms) {
@@ -64,16 +63,18 @@ void rille_reload_await(double ms) {
   long ns = until.tv_nsec + (long)fmod(ms, 1000) * 1000000;
   until.tv_sec += (time_t)(ms / 1000) + ns / 1000000000;
   until.tv_nsec = ns % 1000000000;
-  pthread_mutex_lock(&attending_mutex);
-  while (!is_settled && pthread_cond_timedwait(&settled, &attending_mutex, &until) == 0) continue;
-  pthread_mutex_unlock(&attending_mutex);
+  pthread_mutex_lock(&settled_mutex);
+  while (!is_settled && pthread_cond_timedwait(&settled, &settled_mutex, &until) == 0) continue;
+  pthread_mutex_unlock(&settled_mutex);
 }
 
 void rille_reload_leave(void) {
-  pthread_mutex_lock(&attending_mutex);
+  pthread_rwlock_wrlock(&attending_lock);
   attending = NULL;
+  pthread_rwlock_unlock(&attending_lock);
+  pthread_mutex_lock(&settled_mutex);
   is_settled = false;
-  pthread_mutex_unlock(&attending_mutex);
+  pthread_mutex_unlock(&settled_mutex);
   while (first) {
     rille_note *note = first;
     first = note->next_;
@@ -112,18 +113,18 @@ int rille_note_send(int kind, const rille_loop *loop, const rille_generation *g,
   }
   if (size > 0) memcpy(note->text, text, size);
   rille_message m = {.deliver = deliver, .drop = drop, .what = note};
-  pthread_mutex_lock(&attending_mutex);
+  pthread_rwlock_rdlock(&attending_lock);
   int err = attending ? rille_mailbox_send(&attending->loop->mailbox, &m) : RILLE_ERR_NOT_FOUND;
-  if (!attending && kind == RILLE_NOTE_REQUEST) is_asked = true;
-  pthread_mutex_unlock(&attending_mutex);
+  if (!attending && kind == RILLE_NOTE_REQUEST) atomic_store(&is_asked, true);
+  pthread_rwlock_unlock(&attending_lock);
   if (err == RILLE_ERR_FULL) RILLE_LOG(RILLE_LOG_ERROR, "too many notes: one is lost");
   if (err) rille_note_free(note);
   return err;
 }
 
 int rille_note_console(struct rille_console *console) {
-  pthread_mutex_lock(&attending_mutex);
+  pthread_rwlock_rdlock(&attending_lock);
   int err = attending ? rille_console_send(console, attending->loop) : RILLE_ERR_NOT_FOUND;
-  pthread_mutex_unlock(&attending_mutex);
+  pthread_rwlock_unlock(&attending_lock);
   return err;
 }

@@ -251,6 +251,7 @@ static rille_job *forget_state_in(rille_pool *pool, uint32_t state) {
 }
 
 void rille_pools_forget_state(const rille_state *state) {
+  if (!state->has_made_jobs) return; /* without a wait for workers that hold a lock and have no processor */
   pthread_mutex_lock(&registry_lock);
   for (rille_pool *pool = pools; pool; pool = pool->next) {
     rille_job *dropped = forget_state_in(pool, state->id);

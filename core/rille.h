@@ -240,6 +240,7 @@ typedef struct rille_loop_stats {
   double mail;              /* messages of other threads that wait */
   double turn_seconds;      /* all turns */
   double longest_turn;      /* seconds */
+  double longest_work;      /* the same without waits for a processor; 0: nobody asked for that */
 } rille_loop_stats;
 
 /* of a loop that is no server's: it is not in the status, and hears no signals */
@@ -259,6 +260,8 @@ const rille_clock *rille_loop_clock(const rille_loop *loop); /* lives as long as
 double rille_now(void);                                      /* seconds, monotonic, at this moment */
 double rille_time(void);                                     /* seconds since 1970 */
 void rille_loop_stats_read(const rille_loop *loop, rille_loop_stats *out);
+/* any thread: whether all loops of the process measure longest_work */
+void rille_loops_time_work(int is_on);
 /* loop thread: begin to stop, with all loops of its team; drain_ms as below */
 void rille_loop_shutdown(rille_loop *loop, double drain_ms);
 /* loop thread: begin to stop; connections have drain_ms (below 0: what rille_loop_set_drain said) to finish */

@@ -97,6 +97,7 @@ struct rille_state {
   struct rille_move *taken_move;             /* owned; the one it looks at */
 
   struct rille_job *first_job, *last_job; /* references; jobs of worker pools that Lua has not taken */
+  bool has_made_jobs;                     /* ever */
 
   struct rille_console *first_console, *last_console; /* references; code of the console that Lua has not taken */
   struct rille_console *taken_consoles;               /* references; code that runs */

@@ -130,6 +130,7 @@ static void write_loop(rille_text *t, const rille_loop_view *v) {
   rille_json_number(t, "turn_p99", v->snapshot->turn_p99);
   rille_json_number(t, "turn_seconds", v->snapshot->turn_seconds);
   rille_json_number(t, "longest_turn", v->snapshot->stats.longest_turn);
+  rille_json_number(t, "longest_work", v->snapshot->stats.longest_work);
   rille_json_count(t, "mail", rille_mailbox_depth(&v->loop->mailbox));
   write_states(t, v->snapshot);
   rille_json_close(t, '}');

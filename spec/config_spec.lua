@@ -71,7 +71,7 @@ describe("the configuration", function()
         dial = { timeout = 10, max = 10000 },
         dns = { servers = {}, timeout = 2, tries = 3, cache = 1000, negative = 60, hosts = "/etc/hosts", resolv_conf = "/etc/resolv.conf" },
         timeouts = timeouts, reload = reload, dicts = {}, topics = {}, pools = {}, workers_timeout = 2,
-        debug = { leaks = "off", sample = 100 },
+        debug = { leaks = "off", sample = 100, turns = false },
         stall_after = 1, control = { enabled = true }, metrics = { max = 1000, series = 1000 }, file = folder .. "/conf/rille.lua",
         servers = { {
           listen = { "tcp://127.0.0.1:7000" }, script = "gateway", options = {}, timeouts = timeouts,

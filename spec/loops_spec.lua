@@ -241,6 +241,56 @@ return {
     s:wait_log("module calls has no function 'nothing'")
   end)
 
+  it("begin posted calls in their order, before what comes behind them", function()
+    server.write("notes.lua", [[
+      local rille = require "rille"
+      local M = { list = {} }
+      function M.add(text)
+        M.list[#M.list + 1] = text
+        if text == "1" then rille.sleep(0.01) end -- parks; the others do not wait for it
+      end
+      return M
+    ]])
+    local s = server.start([[
+local rille = require "rille"
+local notes, core = require "notes", require "rille.core"
+local dict = rille.dict("flags", { size = "64k" })
+return {
+  on_connect = function(conn) conn:write(rille.loop.id .. "\n") end,
+  on_request = function(conn)
+    local line = conn:read_line()
+    if not line then return conn:close() end
+    local what, where = line:str():match("^(%S+) ?(%S*)$")
+    if what == "post" then
+      for i = 1, 5 do assert(rille.post(tonumber(where), "notes", "add", tostring(i))) end
+    elseif what == "block" then -- the loop stands still
+      local till = core.rille_now() + 20
+      dict:set("is_blocked", true)
+      while not dict:get("go") and core.rille_now() < till do end
+    elseif what == "await" then
+      while not dict:get("is_blocked") do rille.sleep(0.001) end
+    elseif what == "go" then
+      dict:set("go", true)
+    end
+    conn:write(table.concat(notes.list, " ") .. "\n")
+  end,
+}
+]], { conf = { loops = 2 }, server = { accept = "balanced" } })
+    local by_loop = { {}, {} }
+    for _ = 1, 4 do
+      local c = s:connect()
+      table.insert(by_loop[tonumber(c:receive_line())], c)
+    end
+    local here, blocks, asks = by_loop[1][1], by_loop[2][1], by_loop[2][2]
+    blocks:send("block\n")
+    command(here, "await")
+    command(here, "post 2")
+    asks:send("list\n") -- is there for the next turn of that loop, as the calls are
+    command(here, "go")
+    assert.equal("", blocks:receive_line())
+    assert.equal("1 2 3 4 5", asks:receive_line())
+  end)
+
   it("tell who posts too much, and lose nothing that was taken", function()
     local s = start_switchboard()
     local one, two = greet(s), greet(s)

@@ -55,6 +55,35 @@ describe("a connection through a reload", function()
     s:stop()
   end)
 
+  it("goes over with 512 others at most in one turn of its loop when they are idle", function()
+    local COUNT = 1300
+    local text = [[
+      local of_turn, turns = {}, 0
+      function M.on_migrate(ctx)
+        local now = rille.now() -- one time for all of a turn
+        if not of_turn[now] then turns = turns + 1 end
+        of_turn[now] = (of_turn[now] or 0) + 1
+        local most, sum = 0, 0
+        for _, count in pairs(of_turn) do most, sum = math.max(most, count), sum + count end
+        if sum == 1300 then rille.log.info("said most %d in %d turns", most, turns) end
+        return ctx
+      end
+      function M.on_connect(conn) conn.ctx = { number = conn.id } end
+      function commands.get(conn) return tostring(conn.ctx.number == conn.id) end
+    ]]
+    server.net.raise_descriptor_limit()
+    local s = reload.start(commands("v1", text))
+    local clients = {}
+    for i = 1, COUNT do clients[i] = s:connect() end
+    for _, c in ipairs(clients) do assert.equal("v1 true", ask(c, "get")) end
+    reload.to(s, commands("v2", text))
+    assert.same({ "most 512 in 3 turns" }, s:wait_said(1)) -- they were asked for nothing
+    reload.wait_retired(s)
+    for _, c in ipairs(clients) do assert.equal("v2 true", ask(c, "get")) end
+    for _, c in ipairs(clients) do c:close() end
+    s:stop()
+  end)
+
   it("leaves a handler that loops alone with drain.policy stay, until it returns", function()
     local s = reload.start(commands("v1", LOOPS), { reload = { drain = { policy = "stay", deadline = 0.1 } } })
     local c, idle = s:connect(), s:connect()

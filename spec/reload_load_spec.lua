@@ -121,11 +121,25 @@ describe("reloads under load", function()
     return least
   end
 
+  -- So many threads that stage at most: each has some megabytes as long as it is there, and how many there are is chance.
+  local function limit_staging(s, count)
+    reload.eval(s, 0, ([[
+      local ffi, C = require "ffi", require "rille.core"
+      local pool = C.rille_pool_open("staging", ffi.new("rille_pool_options", -1, -1, -1, -1, -1), ffi.new "int[1]")
+      C.rille_pool_resize(pool, %d)
+      C.rille_pool_release(pool)
+    ]]):format(count))
+  end
+
   -- RSS after so many reloads of a text against that after the first ones.
   local function growth(s, text, warm, rounds)
+    local threads = s:threads()
     local function go(n)
+      limit_staging(s, 4)
       for i = 1, n do reload.to(s, (text:gsub("NUMBER", tostring(i)))) end
       reload.wait_retired(s)
+      limit_staging(s, 1)
+      assert.is_true(net.poll_until(function() return s:threads() <= threads + 1 end))
     end
     go(warm)
     local before, began = settled_rss(s), net.now()

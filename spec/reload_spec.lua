@@ -1,5 +1,6 @@
 -- Hot reload, from outside: its hooks, what belongs to the process and stays, and what happens when several come at once.
 
+local http = require "spec.support.http"
 local reload = require "spec.support.reload"
 local server = reload.server
 local net = server.net
@@ -159,6 +160,107 @@ describe("a reload", function()
       ask(c, "post 1") ask(c, "post 2")
       local said = s:wait_said(i * 2)
       for k = i * 2 - 1, i * 2 do assert.equal(("v%d to v%d"):format(i, i), said[k]) end
+    end
+    s:stop()
+  end)
+
+  it("calls on_retire when all has begun that was posted before", function()
+    local COUNT = 600 -- more than a loop takes of its mail in one turn
+    local text = [[
+      local target, dict = require "target", rille.dict("flags", { size = "64k" })
+      local core = require "rille.core"
+      function commands.where() return rille.loop.id end
+      function commands.post(conn, count)
+        for i = 1, tonumber(count) do assert(rille.post(2, "target", "hear", i)) end
+      end
+      function commands.block()
+        local till = core.rille_now() + 20
+        dict:set("is_blocked", true)
+        while not dict:get("go") and core.rille_now() < till do end
+      end
+      function commands.await() while not dict:get("is_blocked") do rille.sleep(0.001) end end
+      function M.on_start() if version == "v2" and rille.loop.id == 1 then dict:set("go", true) end end
+      function M.on_retire() return { heard = target.heard, is_ordered = target.is_ordered } end
+      function M.on_reload(data) if rille.loop.id == 2 then rille.log.info("said %d %s", data.heard, tostring(data.is_ordered)) end end
+    ]]
+    server.write("target.lua", [[
+      local rille = require "rille"
+      local M = { heard = 0, is_ordered = true }
+      function M.hear(number)
+        M.heard = M.heard + 1
+        M.is_ordered = M.is_ordered and number == M.heard
+        rille.sleep(1e5) -- what began is enough
+      end
+      return M
+    ]])
+    local s = reload.start(commands("v1", text), { conf = { loops = 2 }, server = { accept = "balanced" },
+      reload = { drain = { policy = "stay" } } })
+    local one, two = s:connect(), s:connect()
+    if ask(one, "where") == "v1 2" then one, two = two, one end
+    two:send("block\n")
+    ask(one, "await")
+    ask(one, "post " .. COUNT)
+    reload.to(s, commands("v2", text)) -- behind the calls, in the mail of a loop that stands still
+    assert.equal("v1 nil", two:receive_line())
+    assert.same({ COUNT .. " true" }, s:wait_said(1))
+    s:stop()
+  end)
+
+  -- That takes a lock of the process, which a thread that stages may have.
+  it("has a new generation look up no function of the core on its loop", function()
+    local text = [[
+      local core, known = require "rille.core", {}
+      function M.on_stage() for name in pairs(debug.getfenv(core)) do known[name] = true end end
+      function M.on_start() rille.every(0.001, function() rille.now() end) rille.spawn(function() rille.sleep(0.001) end) end
+      function M.on_connect(conn) conn.ctx = { 1 } end
+      function M.on_migrate(ctx) return ctx end
+      function M.on_retire() return 1 end
+      function M.on_reload() end
+      function M.on_close() end
+      function commands.unknown(conn)
+        conn:write("a part ")
+        conn:flush()
+        rille.sleep(0.01)
+        local names = {}
+        for name, value in pairs(debug.getfenv(core)) do
+          if type(value) == "cdata" and not known[name] then names[#names + 1] = name end
+        end
+        return table.concat(names, " ")
+      end
+    ]]
+    local s = reload.start(commands("v1", text))
+    local c = s:connect()
+    for i = 2, 3 do
+      ask(c, "unknown")
+      s:connect():close()
+      reload.to(s, commands("v" .. i, text))
+      assert.equal(("a part v%d "):format(i), ask(c, "unknown"))
+    end
+    s:stop()
+  end)
+
+  it("has a new generation load nothing of the library on its loop", function()
+    local function version(v)
+      return ([[
+        local loaded = {}
+        return {
+          on_stage = function() for name in pairs(package.loaded) do loaded[name] = true end end,
+          on_request = function(req, res)
+            local late = {}
+            for name in pairs(package.loaded) do
+              if not loaded[name] then late[#late + 1] = name end
+            end
+            res:send(%q .. table.concat(late, " "))
+          end,
+        }
+      ]]):format(v) .. "\n"
+    end
+    local s = reload.start(version("v1"), { listen = "http://127.0.0.1:0" })
+    reload.to(s, version("v2"))
+    local c = s:connect()
+    for _ = 1, 2 do
+      c:send(http.get("/"))
+      assert.equal("v2", http.answer(c).body)
     end
     s:stop()
   end)

@@ -114,6 +114,56 @@ describe("rille status", function()
     assert.is_true(math.abs(got.descriptors - s:descriptors()) <= 2)
   end)
 
+  it("tells the longest turn without waits for a processor, with debug.turns", function()
+    -- two loops on one processor: each has it for about half of the time that its turn lasts
+    local CPU_S = 0.1
+    local source = [[
+local ffi = require "ffi"
+ffi.cdef "typedef struct { long s, ns; } spec_time; int spec_clock(int, spec_time *) __asm__(\"clock_gettime\");"
+local time = ffi.new "spec_time"
+local function cpu()
+  ffi.C.spec_clock(3, time) -- CLOCK_THREAD_CPUTIME_ID
+  return tonumber(time.s) + tonumber(time.ns) / 1e9
+end
+return {
+  on_connect = function(conn) conn:write(require("rille").loop.id .. "\n") end,
+  on_request = function(conn)
+    conn:read_line()
+    local stop = cpu() + ]] .. CPU_S .. [[
+
+    while cpu() < stop do end
+    conn:write("done\n")
+  end,
+}
+]]
+    local cpus = require("ffi").new("int[1]")
+    require("rille.core").rille_cpu_list(cpus, 1)
+    for _, is_on in ipairs { true, false } do
+      local s = control.start(source, { conf = { loops = 2, debug = { turns = is_on } }, server = { accept = "balanced" },
+        wrap = { "taskset", "-c", tostring(cpus[0]) } })
+      local clients = { s:connect(), s:connect() }
+      local loops = {}
+      for i, c in ipairs(clients) do loops[i] = c:receive_line() end
+      assert.are_not.equal(loops[1], loops[2])
+      local function both(is_so)
+        return function(status) return is_so(status.loops[1]) and is_so(status.loops[2]) end
+      end
+      if is_on then control.wait_status(s, both(function(loop) return loop.longest_work > 0 end)) end
+      local got
+      assert.is_true(net.poll_until(function() -- they are to be at it at the same time
+        for _, c in ipairs(clients) do c:send("go\n") end
+        for _, c in ipairs(clients) do assert.equal("done", c:receive_line()) end
+        got = control.status(s)
+        return both(function(loop) return loop.longest_turn >= 1.5 * CPU_S end)(got)
+      end, 20))
+      for _, loop in ipairs(got.loops) do
+        if is_on then assert.is_true(loop.longest_work >= CPU_S and loop.longest_work < 0.8 * loop.longest_turn)
+        else assert.equal(0, loop.longest_work) end
+      end
+      s:stop()
+    end
+  end)
+
   it("names pools, dicts and topics", function()
     local s = control.start([[
 

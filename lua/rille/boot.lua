@@ -25,6 +25,7 @@ local pool = require "rille.pool"
 local process = require "rille.process"
 local requests = require "rille.io"
 local resolve = require "rille.resolve"
+local scheme = require "rille.config.scheme"
 local script = require "rille.script"
 local state = require "rille.state"
 local stores = require "rille.store"
@@ -229,8 +230,17 @@ local function try_hooks(plan, hooks)
   C.rille_loop_exit(state.loop, ok and 0 or 1)
 end
 
+-- What it needs on its loop is loaded before it is there.
+local function load_all(server)
+  for _, url in ipairs(server.listen) do
+    if scheme.split(url, server.protocol) == "http" then require "rille.http.serve" end
+  end
+  require("rille.reload.calls").look_up()
+end
+
 -- What a state does first when it is staged.
 local function stage(plan, hooks)
+  load_all(plan.server)
   dispatch.on_start = function()
     local has_arrived = C.rille_state_is_incoming(state.handle) == 1 or C.rille_state_is_renewed(state.handle) == 1
     if not has_arrived then return try_hooks(plan, hooks) end

@@ -396,6 +396,8 @@ local debugging = {
     about = "what the [leak detector](leaks.md) records: nothing, one in `sample`, or everything with its traceback" },
   { name = "sample", type = "count", default = 100, min = 1, max = 1000000,
     about = "one in so many is recorded at `\"sample\"`" },
+  { name = "turns", type = "boolean", default = false,
+    about = "measure [`longest_work`](status.md#loops) of each loop, which is two reads of a file in `/proc` a turn" },
 }
 
 local limits = {

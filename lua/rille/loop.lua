@@ -11,13 +11,14 @@ local box = ffi.new("rille_loop_stats[1]")
 local NAMES = {
   "turns", "connections", "accepted", "moved_in", "moved_out", "messages", "bytes_in", "bytes_out", "watches", "timers",
   "lua_bytes", "lua_allocated", "failures", "replaced", "datagrams_dropped", "errors", "stalls", "mail",
-  "turn_seconds", "longest_turn",
+  "turn_seconds", "longest_turn", "longest_work",
 }
 
 -- A new table of numbers: turns, connections, accepted, moved_in and moved_out (by conn:move), messages (calls of on_request), bytes_in,
 -- bytes_out, watches (descriptors and timers that tasks wait for), timers (of connections), lua_bytes, lua_allocated, failures (of the
 -- dispatcher; none is expected), replaced (Lua states), datagrams_dropped (here; not by the kernel), errors (that scripts raised), stalls
--- (turns longer than stall_after), mail (messages of other threads that wait), turn_seconds (all turns together), longest_turn (seconds).
+-- (turns longer than stall_after), mail (messages of other threads that wait), turn_seconds (all turns together), longest_turn (seconds),
+-- longest_work (the same without waits for a processor, if debug.turns is on).
 function loop.stats()
   C.rille_loop_stats_read(state.need_loop("loop.stats"), box)
   local out = { id = state.loop_id }

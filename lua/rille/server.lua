@@ -89,6 +89,7 @@ local function make_shared(conf)
   C.rille_binding_set_max(conf.limits.bindings)
   requests.make(conf.io)
   leaks.configure(conf.debug)
+  C.rille_loops_time_work(conf.debug.turns and 1 or 0)
   return dict.make_all(conf.dicts)
 end
 

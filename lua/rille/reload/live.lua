@@ -33,6 +33,7 @@ function apply.process(conf)
   C.rille_processes_limit(conf.limits.processes)
   C.rille_pools_set_patience(conf.workers_timeout * 1000)
   leaks.configure(conf.debug)
+  C.rille_loops_time_work(conf.debug.turns and 1 or 0)
   C.rille_control_set_stall(conf.stall_after * 1000)
   C.rille_metric_limit(conf.metrics.max, conf.metrics.series)
   return true
