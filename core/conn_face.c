@@ -402,7 +402,7 @@ static void unmap(struct sockaddr_storage *storage, socklen_t *length) {
 }
 
 size_t rille_conn_local(const rille_conn *c, char *to, size_t size) {
-  struct sockaddr_storage storage;
+  struct sockaddr_storage storage = {.ss_family = AF_UNSPEC};
   socklen_t length = sizeof storage;
   rille_address address;
   if (c->fd < 0 || getsockname(c->fd, (struct sockaddr *)&storage, &length) != 0) return 0;

@@ -310,7 +310,7 @@ describe("a reload", function()
   it("of a version that comes while another one is staged replaces that one", function()
     local s = reload.start(lines("v1"), { allow_errors = true })
     local slow = server.client.connect("unix://" .. s.socket)
-    reload.put(lines("v2", "function M.on_stage() rille.log.info('said staging') rille.sleep(0.4) end"))
+    reload.put(lines("v2", "function M.on_stage() rille.log.info('said staging') rille.sleep(1.5) end"))
     local code = "print(require('rille.reload').answer { wait = true })"
     slow:send(("eval loop=0 timeout=20000 size=%d\n%s"):format(#code, code))
     s:wait_said(1)

@@ -91,7 +91,7 @@ describe("TLS of a server", function()
 
   it("does not renegotiate", function()
     local s = start()
-    local words = "(sleep 0.3; echo R; sleep 0.5; echo Q) | timeout 10 openssl s_client -connect 127.0.0.1:%d -tls1_2"
+    local words = "(sleep 1; echo R; sleep 1; echo Q) | timeout 10 openssl s_client -connect 127.0.0.1:%d -tls1_2"
     local out = tls.sh(words:format(s.port))
     assert.matches("Secure Renegotiation IS supported", out)
     assert.matches("Compression: NONE", out)

@@ -304,7 +304,10 @@ describe("TLS", function()
 
     it("takes an end without close_notify for a reset", function()
       local s = start()
-      tls.sh(("(echo hello; sleep 5) | timeout -s KILL 0.5 openssl s_client -connect 127.0.0.1:%d -quiet"):format(s.port))
+      local client = "exec timeout -s KILL 60 openssl s_client -connect 127.0.0.1:%d -quiet"
+      tls.sh(("(echo hello | sh -c 'echo $$ >pid; " .. client .. "' >quiet 2>&1 &)"):format(s.port))
+      s:wait_said(1)
+      tls.sh "kill -KILL -$(cat pid)" -- timeout has made a group of itself and the client
       assert.equal("closed reset", s:wait_said(2)[2])
     end)
 
