@@ -3,8 +3,8 @@
  * (/proc/thread-self/schedstat). It takes two reads of that file a turn, so it is done when it is asked for only. What a virtual machine
  * has lost to others of its host is not told.
  */
-#ifndef RILLE_DELAY_H_
-#define RILLE_DELAY_H_
+#ifndef RILLE_DELAY_H
+#define RILLE_DELAY_H
 
 #include "rille.h"
 
