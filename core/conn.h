@@ -115,6 +115,8 @@ struct rille_conn {
   uint64_t began_ns;              /* when the message under way began; 0: nobody wants to know */
 };
 
+_Static_assert(sizeof(rille_conn) <= 256, "all the memory of an idle connection");
+
 /* What a script offers: its hooks and the settings its connections start with. Owned by its state. */
 struct rille_service {
   /* immutable once a listener or connection uses it */
