@@ -180,10 +180,11 @@ int rille_dns_error(const rille_dns_query *q, const uint8_t *bytes, int rcode, u
   return (int)(p - to);
 }
 
-int rille_dns_query_write(const rille_dns_query *q, double id, uint8_t *to) {
-  uint8_t *p = put_header(to, (uint32_t)id, DNS_RD | DNS_AD | (q->flags & DNS_CD), 1, 1);
+int rille_dns_query_write(const rille_dns_query *q, double id, int has_edns, uint8_t *to) {
+  uint8_t *p = put_header(to, (uint32_t)id, DNS_RD | DNS_AD | (q->flags & DNS_CD), 1, has_edns != 0);
   memcpy(p, q->key, q->name_size + 4u);
-  p = put_opt(p + q->name_size + 4, (uint32_t)q->dnssec_ok << 15);
+  p += q->name_size + 4;
+  if (has_edns) p = put_opt(p, (uint32_t)q->dnssec_ok << 15);
   return (int)(p - to);
 }
 
@@ -309,10 +310,18 @@ void dns_answer_note(const rille_dns_query *q, const dns_answer *a, const dns_cl
   }
 }
 
+/* A server that cannot read the question need not repeat it (RFC 6891, 7: one that knows no EDNS). */
+static bool is_refusal(const uint8_t *bytes) {
+  uint32_t flags = dns_u16(bytes + 2), rcode = flags & 15;
+  return flags & DNS_QR && !(flags & OPCODE) && dns_u16(bytes + 4) == 0 &&
+         (rcode == RILLE_DNS_FORMERR || rcode == RILLE_DNS_NOTIMP);
+}
+
 int rille_dns_answer_check(const rille_dns_query *q, double id, const uint8_t *bytes, double size) {
   static const dns_clamp none = {.max = UINT32_MAX};
   dns_answer a;
   if (!(size >= DNS_HEADER) || size > RILLE_DNS_MESSAGE_MAX || dns_u16(bytes) != (uint16_t)id) return RILLE_ERR_INVALID;
+  if (is_refusal(bytes)) return (int)(dns_u16(bytes + 2) & 15);
   int err = dns_answer_read(q, bytes, (size_t)size, &none, &a);
   if (err == RILLE_ERR_SERVER_FAILURE && a.flags & DNS_TC)
     return RILLE_DNS_TRUNCATED; /* cut in the middle of a record */

@@ -62,8 +62,8 @@ typedef struct rille_dns_stats {
 int rille_dns_query_read(const uint8_t *bytes, double size, rille_dns_query *out);
 /* An answer without records to the message that was read; its size, RILLE_DNS_QUERY_MAX at most. */
 int rille_dns_error(const rille_dns_query *q, const uint8_t *bytes, int rcode, uint8_t *to);
-/* The same question for another server, with EDNS; its size, RILLE_DNS_QUERY_MAX at most. */
-int rille_dns_query_write(const rille_dns_query *q, double id, uint8_t *to);
+/* The same question for another server, with EDNS or without; its size, RILLE_DNS_QUERY_MAX at most. */
+int rille_dns_query_write(const rille_dns_query *q, double id, int has_edns, uint8_t *to);
 /* 16 bits nobody can guess; < 0: the kernel has none */
 int rille_dns_random(void);
 

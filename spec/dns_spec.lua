@@ -186,6 +186,24 @@ describe("a forwarder of DNS", function()
     ]]
   end)
 
+  it("asks again without EDNS who cannot read a question with it", function()
+    check [[
+      local refusals = 0
+      zone = function(name, kind, way, count, has_edns)
+        if not has_edns and name ~= "never.test" then return { { name, "A", 60, "192.0.2.1" } } end
+        refusals = refusals + 1
+        local code = name == "not.test" and "\129\132" or "\129\129" -- NOTIMP, FORMERR
+        return { silent = true, before = function(send, id) send(id .. code .. ("\0"):rep(8)) end } -- the header alone
+      end
+      local f = forwarder { timeout = 5, tries = 1 }
+      local began = rille.now()
+      equal(ask(f, "old.test").answers, 1) equal(refusals, 1) equal(served.total, 2)
+      equal(ask(f, "never.test").rcode, 2) equal(refusals, 3)
+      equal(ask(f, "not.test").rcode, 2) equal(refusals, 4)
+      equal(f:stats().wrong, 0) equal(rille.now() - began < 5, true) -- nobody waits for what does not come
+    ]]
+  end)
+
   it("says SERVFAIL when no server answers, and asks nobody for a while", function()
     check [[
       local answers = false

@@ -41,7 +41,7 @@ static void as_query(rille_dns_cache *cache, const uint8_t *bytes, size_t size) 
   if (q.key_size) {
     uint8_t forwarded[RILLE_DNS_QUERY_MAX];
     rille_dns_query again;
-    int written = rille_dns_query_write(&q, 7, forwarded);
+    int written = rille_dns_query_write(&q, 7, q.dnssec_ok || size & 1, forwarded);
     HOLDS(written > 0 && written <= RILLE_DNS_QUERY_MAX);
     int rcode = rille_dns_query_read(forwarded, written, &again);
     HOLDS(rcode >= 0 && again.key_size == q.key_size && memcmp(again.key, q.key, q.key_size) == 0);
@@ -83,7 +83,8 @@ static void as_answer(rille_dns_cache *cache, const uint8_t *bytes, size_t size,
   check_written(&q, query, used, is_stream);
   int stored = rille_dns_cache_store(cache, &q, copy, (double)size, 1);
   HOLDS(stored >= 0 || stored == RILLE_ERR_SERVER_FAILURE);
-  if (stored < 0) HOLDS(rcode < 0 || rcode >= RILLE_DNS_TRUNCATED);
+  bool is_refused = rcode == RILLE_DNS_FORMERR || rcode == RILLE_DNS_NOTIMP; /* which may come without the question */
+  if (stored < 0) HOLDS(rcode < 0 || rcode >= RILLE_DNS_TRUNCATED || is_refused);
   if (stored != 0) HOLDS(rille_dns_cache_fail(cache, &q, 5, 1) == 0);
   for (double now = 1; now < 400; now += 133) { /* at once, then aged, then stale or gone */
     used = rille_dns_cache_serve(cache, query, (double)query_size, is_stream, now, &q, answer);

@@ -99,7 +99,7 @@ function M.read(message)
   return out
 end
 
--- reply(name in lower case, type, "udp" or "tcp", how often it was asked) -> an answer as above; nil: silence; with `delay`: it comes so
+-- reply(name in lower case, type, "udp" or "tcp", how often it was asked, whether with EDNS) -> an answer as above; nil: silence; with `delay`: it comes so
 -- many seconds late; with `before`, that is called first as before(send, id, question, peer), where send(bytes) sends what it likes;
 -- `silent`: that was all.
 -- { address = "127.0.0.1:PORT", asked = { ["name type"] = count }, total = count, close = function }
@@ -112,7 +112,7 @@ function M.serve(reply)
     self.asked[key] = (self.asked[key] or 0) + 1
     self.total = self.total + 1
     if way == "tcp" then self.over_tcp = self.over_tcp + 1 end
-    local answer = reply(name:lower(), kind, way, self.asked[key])
+    local answer = reply(name:lower(), kind, way, self.asked[key], message:byte(12) > 0)
     if not answer then return end
     if answer.delay then rille.sleep(answer.delay) end
     if answer.before then answer.before(send, id, question, peer) end

@@ -21,17 +21,19 @@ local function says_something(rcode)
 end
 
 -- The query as a string, and its id; nil, err.
-local function written(query)
+local function written(query, has_edns)
   local id = C.rille_dns_random()
   if id < 0 then return nil, "system error" end
-  return to_string(room, C.rille_dns_query_write(query, id, room)), id
+  return to_string(room, C.rille_dns_query_write(query, id, has_edns, room)), id
 end
 
--- Of a message: it is the answer; or nil, and whether it counts: "wrong" (anybody may have sent it), "failure", "truncated".
+-- Of a message: it is the answer; or nil, and whether it counts: "wrong" (anybody may have sent it), "failure", "truncated", "format" (the
+-- server could not read the query).
 local function judge(query, id, bytes, size)
   local rcode = C.rille_dns_answer_check(query, id, bytes, size)
   if rcode == INVALID then return nil, "wrong" end
   if rcode >= TRUNCATED then return nil, "truncated" end
+  if rcode == C.RILLE_DNS_FORMERR then return nil, "format" end
   if rcode < 0 or not says_something(rcode) then return nil, "failure" end
   return true
 end
@@ -44,8 +46,8 @@ local function using(thing, fn, ...)
   return a, b
 end
 
-local function by_tcp(conn, query)
-  local text, id = written(query)
+local function by_tcp(conn, query, has_edns)
+  local text, id = written(query, has_edns)
   if not text then return nil, id end
   conn:send(string.char(math.floor(#text / 256), #text % 256) .. text)
   local head, err = conn:next(2)
@@ -58,17 +60,17 @@ local function by_tcp(conn, query)
   return answer:str()
 end
 
-local function over_tcp(server, query, timeout, counts)
+local function over_tcp(server, query, has_edns, timeout, counts)
   counts.tcp = counts.tcp + 1
   local conn, err = dial.dial(server.tcp, { timeout = timeout })
   if not conn then return nil, err end
   conn:set_timeouts { read = timeout, write = timeout, lifetime = timeout }
-  return using(conn, by_tcp, query)
+  return using(conn, by_tcp, query, has_edns)
 end
 
 -- The answer; or nil, err: "truncated" asks for TCP.
-local function by_udp(socket, server, query, deadline, counts)
-  local text, id = written(query)
+local function by_udp(socket, server, query, has_edns, deadline, counts)
+  local text, id = written(query, has_edns)
   if not text then return nil, id end
   local ok, err = socket:connect(server.udp) -- the kernel picks a port that cannot be guessed, and hears nobody else
   if ok then ok, err = socket:send(text) end
@@ -86,15 +88,21 @@ local function by_udp(socket, server, query, deadline, counts)
   return nil, "truncated"
 end
 
--- server: { udp =, tcp = } URLs. query: rille_dns_query *. counts: tcp and wrong are added to. The message; or nil, err.
-function M.ask(server, query, timeout, counts)
-  local deadline = C.rille_now() + timeout
+local function ask(server, query, has_edns, timeout, counts)
   local socket, err = udp.open()
   if not socket then return nil, err end
   local answer
-  answer, err = using(socket, by_udp, server, query, deadline, counts)
+  answer, err = using(socket, by_udp, server, query, has_edns, C.rille_now() + timeout, counts)
   if err ~= "truncated" then return answer, err end
-  return over_tcp(server, query, timeout, counts)
+  return over_tcp(server, query, has_edns, timeout, counts)
+end
+
+-- server: { udp =, tcp = } URLs. query: rille_dns_query *. counts: tcp and wrong are added to. The message; or nil, err.
+function M.ask(server, query, timeout, counts)
+  local answer, err = ask(server, query, 1, timeout, counts)
+  if err == "format" then answer, err = ask(server, query, 0, timeout, counts) end -- it may be too old for EDNS (RFC 6891, 6.2.2)
+  if err == "format" then err = "failure" end
+  return answer, err
 end
 
 return M
