@@ -48,7 +48,7 @@ double rille_stream_left(const rille_stream *s);
 
 rille_stream *rille_worker_stream(rille_worker *worker); /* borrowed until rille_worker_answer; NULL: it has none */
 /* Wait until n bytes can be read: 0, or why they never can: RILLE_ERR_TOO_LARGE (with what the job holds, more than the
- * limit), or what the input ended with. Publishes the output before it waits. */
+ * limit), or what the input ended with. Publishes the output before it waits, and waits while that is above the limit too. */
 int rille_stream_want(rille_stream *s, double n);
 double rille_stream_front(rille_stream *s);             /* bytes of the input that can be read in one piece */
 rille_linkbuffer *rille_stream_input(rille_stream *s);  /* borrowed: its reader's side */

@@ -253,7 +253,8 @@ int rille_stream_want(rille_stream *s, double n) {
   if (!(n >= 0)) return RILLE_ERR_INVALID;
   int result = look_at_input(s, n);
   if (result != RILLE_PARK) return result;
-  rille_stream_publish(s); /* who is to send more may wait for what was written */
+  rille_stream_publish(s);                                       /* who is to send more may wait for what was written */
+  (void)rille_stream_await(s, look_at_output, (double)s->limit); /* that it is refused does not end the input */
   return rille_stream_await(s, look_at_input, n);
 }
 

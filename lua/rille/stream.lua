@@ -35,7 +35,7 @@ function stream.new(p, limit)
   local s = C.rille_stream_new(p, state.handle, last_token, limit)
   if s == nil then return nil end
   local self = setmetatable({ token = last_token, s = ffi.gc(s, C.rille_stream_close), run = state.services,
-    waiting = { false, false } }, Stream)
+    waiting = { false, false }, limit = limit }, Stream)
   streams[last_token] = self
   return self
 end
@@ -103,14 +103,25 @@ local function guard(self, tell, ok, err)
   error(err, 0)
 end
 
+-- How much may be fed now; it parks until that is something. Where the worker keeps up, others run after each `limit` bytes all the same.
+local function room_for(self)
+  local room = C.rille_stream_room(self.s)
+  if room > 0 and C.rille_stream_put(self.s) - self.fed >= self.limit then
+    task.yield()
+    self.fed = C.rille_stream_put(self.s)
+    room = C.rille_stream_room(self.s)
+  end
+  while room == 0 do
+    park(self, 1)
+    room = C.rille_stream_room(self.s)
+  end
+  return room
+end
+
 -- The task that feeds the job: source(room) -> what to feed, or nil[, err] at the end.
 local function feed(self, source, after)
   while true do
-    local room = C.rille_stream_room(self.s)
-    while room == 0 do
-      park(self, 1)
-      room = C.rille_stream_room(self.s)
-    end
+    local room = room_for(self)
     local x, err = source(room)
     if not self.s then return end -- it went on after it was cancelled
     if x == nil then return C.rille_stream_end(self.s, code_of(err)) end
@@ -249,7 +260,7 @@ end
 
 -- as pool.run, between two tasks that are given: source and sink. Used by offload.lua too.
 function stream.run(self, source, after, sink, runner, ...)
-  self.is_done = false
+  self.is_done, self.fed = false, 0
   local drainer = task.spawn(function() guard(self, C.rille_stream_refuse, pcall(pass_on, self, sink)) end)
   local feeder = task.spawn(function() guard(self, C.rille_stream_end, pcall(feed, self, source, after)) end)
   return finish(self, feeder, drainer, pcall(runner, ...))
