@@ -1,6 +1,5 @@
 -- The numbers as text for people. JSON has the same and more; what is not known is json.null there and n/a here.
 local dict = require "bench.dict"
-
 local redis = require "bench.redis"
 local reload = require "bench.reload"
 local tail = require "bench.tail"
@@ -204,7 +203,6 @@ local function loops_text(result)
   return table.concat(parts) .. ("  2 loops/1 loop: rate %s\n"):format(spread(result.ratio))
 end
 
--- document: what run.lua writes as JSON; parts that were not run are not in it.
 local function redis_text(list)
   local parts = {}
   for _, one in ipairs(list) do
@@ -219,10 +217,15 @@ local function redis_text(list)
   return table.concat(parts)
 end
 
+-- document: what run.lua writes as JSON; parts that were not run are not in it.
 function report.text(document)
   local machine, settings, name = document.machine, document.settings, document.server.name
-  local parts = { ("%s, Linux %s; server on core %d, load on core %d\n\n"):format(
+  local parts = { ("%s, Linux %s; server on core %d, load on core %d\n"):format(
     machine.cpu, machine.kernel, settings.server_core, settings.client_core) }
+  if document.stolen > DISTURBED then
+    parts[2] = ("DISTURBED: the host of this machine kept its processors for %.0f %% of the time\n"):format(document.stolen * 100)
+  end
+  parts[#parts + 1] = "\n"
   for _, result in ipairs(document.echo or {}) do
     parts[#parts + 1] = echo_text(result, settings, name) .. "\n"
   end

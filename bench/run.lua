@@ -207,7 +207,10 @@ local function explain(err)
   return err:find("^[%w_./]+:%d+: ") and debug.traceback(err, 2) or err
 end
 
+local all_before, stolen_before = usage.processors()
 local ok, result = xpcall(measure, explain, options, settings)
+local all, stolen = usage.processors()
 proc.stop_all()
 if not ok then fail(result .. "\n", result == "interrupted" and 130 or 1) end
+result.stolen = (stolen - stolen_before) / math.max(1, all - all_before)
 io.write(options.json and json.encode(result) .. "\n" or report.text(result))

@@ -65,6 +65,18 @@ function usage.memory(pid)
   }
 end
 
+-- Of all processors since the start, in ticks: all of it, and what a virtual machine's host gave to others although something here was
+-- ready to run.
+function usage.processors()
+  local all, stolen, n = 0, 0, 0
+  for ticks in (slurp("/proc/stat") or ""):match("^cpu +([%d ]*)"):gmatch("%d+") do
+    n = n + 1
+    if n <= 8 then all = all + tonumber(ticks) end -- the others are counted in these
+    if n == 8 then stolen = tonumber(ticks) end
+  end
+  return all, stolen
+end
+
 function usage.descriptors(pid)
   return #(posix.list("/proc/" .. pid .. "/fd") or {})
 end
