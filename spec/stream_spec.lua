@@ -30,7 +30,7 @@ end
 function M.first(input, output) output:write(input:read_until(";")) return input:len() end
 function M.partial(input) local s, err, rest = input:next(100) return s, err, rest and rest:str() end
 function M.hoard(input) while true do local s, err = input:read() if not s then return err end end end
-function M.long(input) return input:next(2 ^ 20) end
+function M.long(input) input:peek(1) return input:next(2 ^ 20) end -- when what is fed has come
 function M.flood(_, output)
   local n = 0
   while true do
