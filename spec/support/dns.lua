@@ -100,8 +100,8 @@ function M.read(message)
 end
 
 -- reply(name in lower case, type, "udp" or "tcp", how often it was asked, whether with EDNS) -> an answer as above; nil: silence; with
--- `delay`: it comes so many seconds late; with `before`, that is called first as before(send, id, question, peer), where send(bytes) sends what it likes;
--- `silent`: that was all.
+-- `delay`: it comes so many seconds late; with `before`, that is called first as before(send, id, question, peer), where send(bytes) sends
+-- what it likes; `silent`: that was all.
 -- { address = "127.0.0.1:PORT", asked = { ["name type"] = count }, total = count, close = function }
 function M.serve(reply)
   local rille = require "rille"
