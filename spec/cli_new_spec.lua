@@ -49,13 +49,6 @@ local function assert_refused(pattern, command)
   assert.same(before, everything())
 end
 
--- A port that was free a moment ago.
-local function free_port()
-  local one = server.start("scripts/echo.lua")
-  one:stop()
-  return one.port
-end
-
 local function get(port, path)
   local client = server.client.connect("tcp://127.0.0.1:" .. port)
   client:send(("GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"):format(path))
@@ -88,7 +81,7 @@ describe("rille new", function()
 
   it("makes a project that serves what its banner names", function()
     must("rille new shop")
-    local folder, port = server.folder() .. "/shop", free_port()
+    local folder, port = server.folder() .. "/shop", server.net.free_port()
     must(("sed -i 's/8080/%d/' conf/rille.lua"):format(port), folder)
     local one = server.spawn(nil, { command = { "sh", "-c", 'cd "$0" && exec "$@"', folder, RILLE, "run" } })
     one:wait_log(("try: curl http://127%%.0%%.0%%.1:%d/\n"):format(port))

@@ -149,7 +149,7 @@ describe("a dict in a store", function()
 
   it("is asked over TLS, with a password, in a database", function()
     tls.set_up()
-    local port = redis.free_port()
+    local port = server.net.free_port()
     redis.start("--tls-port", tostring(port), "--tls-cert-file", tls.file "site.pem", "--tls-key-file", tls.file "site.key",
       "--tls-ca-cert-file", tls.file "ca.pem", "--tls-auth-clients", "no", "--requirepass", "secret")
     inside.check(([[

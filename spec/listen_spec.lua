@@ -65,12 +65,7 @@ local function who_serves(url, count)
   return table.concat(list, ","), clients
 end
 
--- A port that nobody listens on.
-local function free_port()
-  local s = server.start(SCRIPT)
-  s:stop()
-  return s.port
-end
+local free_port = server.net.free_port
 
 describe("rille.listen on several loops", function()
   after_each(server.cleanup)

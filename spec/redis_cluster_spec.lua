@@ -148,7 +148,7 @@ describe("rille.redis in a cluster", function()
   it("works with real servers", function()
     local list, bus = {}, {}
     for i = 1, 2 do
-      bus[i] = redis.free_port() -- what it is otherwise may be no port
+      bus[i] = server.net.free_port() -- what it is otherwise may be no port
       list[i] = redis.start("--cluster-enabled", "yes", "--cluster-config-file", "nodes" .. i .. ".conf", "--appendonly", "no",
         "--cluster-port", tostring(bus[i]))
     end

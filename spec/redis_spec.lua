@@ -80,7 +80,7 @@ describe("rille.redis", function()
 
   it("speaks TLS", function()
     tls.set_up()
-    local port = redis.free_port()
+    local port = server.net.free_port()
     redis.start("--tls-port", tostring(port), "--tls-cert-file", tls.file "site.pem", "--tls-key-file", tls.file "site.key",
       "--tls-ca-cert-file", tls.file "ca.pem", "--tls-auth-clients", "no")
     check(([[

@@ -24,7 +24,7 @@ describe("scripts/dns_cache.lua", function()
   local function start(options, words)
     for tries = 1, 5 do
       local command = { server.root .. "/bin/rille", "run", server.root .. "/scripts/dns_cache.lua", "--listen",
-        "udp://127.0.0.1:" .. dnsmasq.some_port() }
+        "udp://127.0.0.1:" .. server.net.some_port() }
       for _, word in ipairs(words or {}) do command[#command + 1] = word end
       command[#command + 1] = "--"
       for _, word in ipairs(options) do command[#command + 1] = word end

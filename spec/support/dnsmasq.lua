@@ -14,19 +14,10 @@ local ZONE = {
   "--cname=alias.test,a.test", "--mx-host=mail.test,a.test,10", "--local-ttl=300",
 }
 
--- A port that others are unlikely to choose at the same time (math.random is the same in every process), below those that clients are
--- given: thousands of these may be in use, or have just been.
-function M.some_port()
-  local file = assert(io.open("/dev/urandom", "rb"))
-  local a, b = file:read(2):byte(1, 2)
-  file:close()
-  return 20000 + (a * 256 + b) % 10000
-end
-
 -- { address = "127.0.0.1:PORT", port =, kill = function }. port: the one it has to have.
 function M.start(port)
   for _ = 1, 5 do
-    local at = port or M.some_port()
+    local at = port or server.net.some_port()
     local command = { "env", "-u", "LD_PRELOAD", "PATH=" .. os.getenv("PATH") .. ":/usr/sbin:/sbin", -- without a sanitizer
       "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--pid-file", "--user=",
       "--port=" .. at, "--listen-address=127.0.0.1", "--bind-interfaces", "--log-facility=-", unpack(ZONE) }

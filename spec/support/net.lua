@@ -164,6 +164,27 @@ function M.parse(url)
   return M.AF_INET, in4, ffi.sizeof(in4)
 end
 
+-- A port of 127.0.0.1 that others are unlikely to choose at the same time (math.random is the same in every process), below those that
+-- clients are given: thousands of these may be in use, or have just been. For datagrams as well as streams.
+function M.some_port()
+  local file = assert(io.open("/dev/urandom", "rb"))
+  local a, b = file:read(2):byte(1, 2)
+  file:close()
+  return 20000 + (a * 256 + b) % 10000
+end
+
+-- The same, that no stream has or has just had.
+function M.free_port()
+  while true do
+    local port = M.some_port()
+    local family, address, size = M.parse("tcp://127.0.0.1:" .. port)
+    local fd = C.net_socket(family, 1, 0) -- SOCK_STREAM
+    local is_free = C.net_bind(fd, address, size) == 0
+    C.net_close(fd)
+    if is_free then return port end
+  end
+end
+
 -- Bytes that look random and differ with the seed; the same ones each time.
 function M.noise(size, seed)
   local words = math.ceil(size / 4)

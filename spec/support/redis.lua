@@ -6,18 +6,10 @@ local net = require "spec.support.net"
 local M = {}
 local count = 0
 
--- A port of 127.0.0.1 that nobody has at the moment.
-function M.free_port()
-  local pipe = assert(io.popen [[python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])']])
-  local port = tonumber(pipe:read "*l")
-  pipe:close()
-  return port
-end
-
 -- A real server, with further words for its command line; server.cleanup() ends it. { port =, url =, process = }
 function M.start(...)
   count = count + 1
-  local port = M.free_port()
+  local port = net.free_port()
   local process = server.spawn("", { command = { "/usr/bin/env", "redis-server", "--bind", "127.0.0.1", "--port", tostring(port), "--save",
     "", "--dir", server.folder(), "--enable-debug-command", "yes", ... } })
   process:forget()
