@@ -190,6 +190,22 @@ describe("scripts/redis_proxy.lua", function()
     c:close()
   end)
 
+  it("goes on with a client that has read nothing for a while", function()
+    local s = start_two()
+    local c = s:connect { receive_buffer = 4096 }
+    answers(c, command("SET", "big", ("x"):rep(500000)), "+OK\r\n")
+    c:send(command("GET", "big"):rep(30))
+    s:wait_state(function(state) return state.bytes_in > 500000 * 31 end) -- more than goes out
+    for _ = 1, 30 do assert.is_true(c:receive(500011):sub(-10) == "xxxxxxxx\r\n") end
+    answers(c, command "PING", "+PONG\r\n")
+    -- nor does one hold up its end that goes then
+    c:send(command("GET", "big"):rep(30))
+    s:wait_state(function(state) return state.bytes_in > 500000 * 61 end)
+    c:send(command("GET", "big"):rep(2))
+    c:reset()
+    s:wait_state(function(state) return state.connections <= 2 end)
+  end)
+
   it("lets those wait that fill a server which takes nothing, and nobody else", function()
     local stuck = fake "conn:pause() rille.sleep(4) conn:abort()"
     local real = redis.start()

@@ -59,7 +59,7 @@ end
 -- What the connection did not take at once is its own task's affair; who takes nothing for too long is given up.
 local function slowed(client, code)
   client.is_slow = true
-  if code == C.RILLE_PARK and is_above(client.conn._p, client.max_output) == 1 then client.conn:abort() end
+  if code == C.RILLE_PARK and is_above(client.conn._p, -client.max_output) == 1 then client.conn:abort() end
 end
 
 local function write_text(client, text)

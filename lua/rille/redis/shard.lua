@@ -113,7 +113,8 @@ end
 local function relax(client)
   if client.is_slow then
     client.is_slow = false
-    conn_write.slow(client.conn, C.RILLE_PARK)
+    local p = client.conn._p -- it may have taken all, or have gone, since its output was too much: nobody would wake this then
+    if p then conn_write.slow(client.conn, C.rille_conn_wait_output(p, -1)) end
   end
   if client.pending >= client.max_pending then answers.await(client, client.max_pending / 2) end
   return client.conn._p
