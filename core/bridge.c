@@ -71,6 +71,7 @@ int rille_bridge_take(rille_bridge *b) {
 void rille_bridge_offer(rille_bridge *b) {
   rille_seat *seat = lock_seat(b);
   if (holder(seat) == b) seat->is_offered = true;
+  if (seat->claimant == b) seat->claimant = NULL; /* it is not to get what it would have to give away */
   unlock_seat();
 }
 

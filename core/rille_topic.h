@@ -54,7 +54,7 @@ void rille_bridge_free(rille_bridge *b);
 int rille_bridge_has(const rille_bridge *b);
 /* be the one if nobody is: 1 when it is; 0: another one is */
 int rille_bridge_take(rille_bridge *b);
-/* stay the one until a claimant takes over */
+/* stay the one until a claimant takes over; who is a claimant is it no more */
 void rille_bridge_offer(rille_bridge *b);
 /* be the next one, where the present one has offered its place: the number of the claim; 0: there is no offer, or another claimant */
 double rille_bridge_claim(rille_bridge *b);

@@ -312,7 +312,10 @@ end
 -- Another generation serves: what this one hands on it goes on with, until that one has subscribed.
 function M.aside()
   for _, self in pairs(groups) do
-    for _, bridge in pairs(self.by_channel) do C.rille_bridge_offer(bridge.p) end
+    for _, bridge in pairs(self.by_channel) do
+      C.rille_bridge_offer(bridge.p)
+      if C.rille_bridge_has(bridge.p) == 0 then bridge.claim, bridge.kept = false, false end
+    end
     self.late_at = state.clock.now + LATE
     self.link:hold()
     timer.after(TICK, function() rest(self) end)
