@@ -3,20 +3,10 @@
 local redis = require "spec.support.redis"
 local server = require "spec.support.server"
 
-local command = redis.command
+local command, fake, start = redis.command, redis.fake, redis.proxy
 
 describe("rille.redis.shard", function()
   after_each(server.cleanup)
-
-  local function start(urls, ...)
-    return server.run("scripts/redis_proxy.lua", { "shards=" .. table.concat(urls, ","), ... })
-  end
-
-  -- A backend in Lua: source of function(conn, frame) with frames of strings.
-  local function fake(source)
-    return (server.start(("return { on_connect = function(conn) conn:on_request(function(conn, frame)\n%s\nend, "
-      .. "rille.codec.resp { strings = true }) end, on_request = function() end }"):format(source)).url:gsub("^tcp", "redis"))
-  end
 
   local function answers(c, sent, expected)
     c:send(sent)

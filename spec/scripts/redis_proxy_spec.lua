@@ -4,25 +4,15 @@
 local redis = require "spec.support.redis"
 local server = require "spec.support.server"
 
-local command = redis.command
+local command, fake, start = redis.command, redis.fake, redis.proxy
 
 describe("scripts/redis_proxy.lua", function()
   after_each(server.cleanup)
-
-  local function start(urls, ...)
-    return server.run("scripts/redis_proxy.lua", { "shards=" .. table.concat(urls, ","), ... })
-  end
 
   -- Two real servers behind it.
   local function start_two(...)
     local a, b = redis.start(), redis.start()
     return start({ a.url, b.url }, ...), a, b
-  end
-
-  -- A backend in Lua: source of function(conn, frame) with frames of strings.
-  local function fake(source)
-    return (server.start(("return { on_connect = function(conn) conn:on_request(function(conn, frame)\n%s\nend, "
-      .. "rille.codec.resp { strings = true }) end, on_request = function() end }"):format(source)).url:gsub("^tcp", "redis"))
   end
 
   local function answers(c, sent, expected)

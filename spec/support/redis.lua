@@ -18,6 +18,17 @@ function M.start(...)
   return { port = port, url = "redis://127.0.0.1:" .. port, process = process }
 end
 
+-- scripts/redis_proxy.lua over these URLs, with further options.
+function M.proxy(urls, ...)
+  return server.run("scripts/redis_proxy.lua", { "shards=" .. table.concat(urls, ","), ... })
+end
+
+-- A server in Lua that is no Redis: source of function(conn, frame) with frames of strings. Its URL.
+function M.fake(source)
+  return (server.start(("return { on_connect = function(conn) conn:on_request(function(conn, frame)\n%s\nend, "
+    .. "rille.codec.resp { strings = true }) end, on_request = function() end }"):format(source)).url:gsub("^tcp", "redis"))
+end
+
 -- What a program prints, and its exit status.
 function M.output(format, ...)
   local pipe = assert(io.popen("exec 2>&1; timeout 60 " .. format:format(...) .. "; echo \"exit $?\""))
